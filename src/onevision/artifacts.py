@@ -1,0 +1,197 @@
+"""Artifacts: the folders that stages hand to each other.
+
+An artifact is a folder of data files (Parquet, safetensors, JSON, HTML) and a `manifest.json` that is written last:
+a folder without a manifest is half-written and no reader takes it. The manifest holds no clock and no path, so the
+same inputs, recipe and code give the same `identity`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from onevision import __version__
+from onevision.errors import ArtifactError
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+REPORTS = ("report.json", "report.html")
+"""Written beside an artifact after it is finished; they hold seconds, so they are no part of its identity."""
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A verified artifact folder.
+
+    `identity` is a hash of the kind, the parents and every file's content; `generation` names the codebooks that
+    semantic IDs in it belong to (None before there are codebooks).
+    """
+
+    path: Path
+    kind: str
+    identity: str
+    parents: dict[str, str] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    generation: str | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def file(self, name: str) -> Path:
+        """Path of a file in the artifact; `ArtifactError` if it is not there."""
+        path = self.path / name
+        if not path.exists():
+            raise ArtifactError(f"{self.path}: the {self.kind} artifact has no file {name!r}")
+        return path
+
+
+def file_sha256(path: Path) -> str:
+    """Hex SHA-256 of a file's bytes, read in blocks."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically (temporary file in the same folder, then rename), keys in the given order."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
+    temporary.replace(path)
+
+
+def read_json(path: Path) -> Any:
+    """Parse a JSON file; `ArtifactError` names the file and the place of a syntax error."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise ArtifactError(f"{path}: no such file") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ArtifactError(f"{path}: not valid JSON ({error})") from None
+
+
+def start_artifact(path: Path) -> Path:
+    """Make `path` an empty folder to write an artifact into; what an earlier, killed attempt left there goes."""
+    if path.exists():
+        (path / MANIFEST).unlink(missing_ok=True)
+        shutil.rmtree(path)
+    path.mkdir(parents=True)
+    return path
+
+
+def finish_artifact(
+    path: Path,
+    kind: str,
+    *,
+    parents: dict[str, Artifact] | None = None,
+    counts: dict[str, int] | None = None,
+    generation: str | None = None,
+    extra: dict[str, Any] | None = None,
+) -> Artifact:
+    """Checksum every file under `path` and write the manifest, last and atomically.
+
+    Args:
+        parents: input name -> artifact that this one was made from.
+        counts: rows or things in the artifact, for reports (in, out, aside).
+        generation: identity of the codebooks; by default that of the parents, which must agree.
+    """
+    parents = parents or {}
+    generations = {p.generation for p in parents.values() if p.generation is not None}
+    if generation is None and len(generations) > 1:
+        raise ArtifactError(f"{path}: its inputs are of different generations: {sorted(generations)}")
+    generation = generation or next(iter(generations), None)
+    files = {
+        str(f.relative_to(path)): {"bytes": f.stat().st_size, "sha256": file_sha256(f)}
+        for f in sorted(path.rglob("*"))
+        if f.is_file() and f.name not in (MANIFEST, *REPORTS)
+    }
+    content = {name: entry["sha256"] for name, entry in files.items()}
+    parent_ids = {name: parent.identity for name, parent in sorted(parents.items())}
+    digest = hashlib.sha256(json.dumps([kind, parent_ids, content], sort_keys=True).encode()).hexdigest()
+    manifest = {
+        "schema_version": SCHEMA_VERSION,
+        "kind": kind,
+        "identity": digest[:16],
+        "generation": generation,
+        "library_version": __version__,
+        "parents": parent_ids,
+        "counts": counts or {},
+        "extra": extra or {},
+        "files": files,
+    }
+    write_json(path / MANIFEST, manifest)
+    return _from_manifest(path, manifest)
+
+
+def open_artifact(path: Path | str, kind: str | None = None, *, verify: bool = True) -> Artifact:
+    """Read and verify an artifact.
+
+    Args:
+        kind: the kind that is wanted; None takes any.
+        verify: also compare every file's checksum (sizes are always compared).
+
+    Raises:
+        ArtifactError: no folder, no manifest (half-written), another kind or schema, a missing or altered file.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise ArtifactError(f"{path}: no such artifact folder")
+    if not (path / MANIFEST).exists():
+        raise ArtifactError(f"{path}: no {MANIFEST}; the stage that writes it did not finish. Run that stage again.")
+    manifest = read_json(path / MANIFEST)
+    try:
+        if manifest["schema_version"] != SCHEMA_VERSION:
+            raise ArtifactError(
+                f"{path}: schema version {manifest['schema_version']}, this library reads {SCHEMA_VERSION}"
+            )
+        if kind is not None and manifest["kind"] != kind:
+            raise ArtifactError(f"{path}: this is a {manifest['kind']!r} artifact, a {kind!r} artifact is wanted")
+        for name, entry in manifest["files"].items():
+            _check_file(path / name, entry, verify)
+        return _from_manifest(path, manifest)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ArtifactError(f"{path / MANIFEST}: not an artifact manifest ({error!r})") from None
+
+
+def require_same_generation(*artifacts: Artifact) -> None:
+    """`ArtifactError` unless all artifacts that name a generation name the same one."""
+    named = {a.generation: a for a in artifacts if a.generation is not None}
+    if len(named) > 1:
+        listing = ", ".join(f"{a.path} ({g})" for g, a in sorted(named.items()))
+        raise ArtifactError(f"artifacts of different generations cannot be used together: {listing}")
+
+
+def copy_tree(source: Path, target: Path) -> None:
+    """Copy a folder, hard-linking files where the file system allows it (artifacts are never changed in place)."""
+
+    def link_or_copy(src: str, dst: str) -> None:
+        try:
+            os.link(src, dst)
+        except OSError:
+            shutil.copy2(src, dst)
+
+    shutil.copytree(source, target, copy_function=link_or_copy, dirs_exist_ok=True)
+
+
+def _check_file(path: Path, entry: dict[str, Any], verify: bool) -> None:
+    if not path.exists():
+        raise ArtifactError(f"{path}: named in the manifest but missing")
+    size = path.stat().st_size
+    if size != entry["bytes"]:
+        raise ArtifactError(f"{path}: {size} bytes, the manifest says {entry['bytes']}")
+    if verify and file_sha256(path) != entry["sha256"]:
+        raise ArtifactError(f"{path}: its checksum differs from the manifest's; the file was changed or damaged")
+
+
+def _from_manifest(path: Path, manifest: dict[str, Any]) -> Artifact:
+    return Artifact(
+        path=path,
+        kind=manifest["kind"],
+        identity=manifest["identity"],
+        parents=dict(manifest["parents"]),
+        counts=dict(manifest["counts"]),
+        generation=manifest["generation"],
+        extra=dict(manifest["extra"]),
+    )

@@ -1,0 +1,30 @@
+"""Recipe section `generator`: the encoder-decoder and its training stages P, S1 and S2."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from onevision.config import Section
+
+
+class GeneratorTrainingConfig(Section):
+    """Supervised training of the generator."""
+
+    d_model: int = Field(128, ge=16)
+    encoder_layers: int = Field(2, ge=1)
+    decoder_layers: int = Field(2, ge=1)
+    heads: int = Field(4, ge=1)
+    feedforward: int = Field(384, ge=16)
+    dropout: float = Field(0.1, ge=0, lt=1)
+    history_length: int = Field(20, ge=1, description="recent items of each kind in the prompt")
+    batch_size: int = Field(128, ge=2)
+    learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.01, ge=0)
+    steps_visual: int = Field(400, ge=0, description="stage P: image -> semantic ID, view A -> item of view B")
+    steps_cooccurrence: int = Field(300, ge=0, description="stage S1: query image -> clicked item, no user")
+    steps_personal: int = Field(900, ge=0, description="stage S2: full prompt -> clicked or ordered item")
+    replay_share: float = Field(0.2, ge=0, le=1, description="share of stage P kept in S1 and S2")
+    order_weight: float = Field(2.0, gt=0)
+    history_dropout: float = Field(0.1, ge=0, le=1, description="prompts whose history is hidden, for cold users")
+    token_dropout: float = Field(0.3, ge=0, lt=1, description="image tokens dropped in the last part of S2")
+    view_mix: float = Field(2.0, ge=0, description="a of the Beta(a, a) mix of query and item views; 0 for none")

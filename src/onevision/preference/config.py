@@ -1,0 +1,23 @@
+"""Recipe section `preference`: alignment of the generator with what shoppers preferred."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from onevision.config import Section
+
+
+class PreferenceConfig(Section):
+    """Listwise DPO with an SFT anchor."""
+
+    steps: int = Field(120, ge=0)
+    batch_size: int = Field(64, ge=2)
+    learning_rate: float = Field(1e-4, gt=0)
+    beta: float = Field(0.2, gt=0)
+    anchor_weight: float = Field(0.5, ge=0)
+    losers: int = Field(6, ge=1, le=32)
+    min_reward_gap: float = Field(0.2, ge=0)
+    max_delta: float = Field(5.0, gt=0)
+    visual_guard_cosine: float = Field(0.2, ge=-1, le=1, description="own beams less alike than this are losers")
+    checks: int = Field(4, ge=1, description="evaluations on validation days; the best checkpoint is kept if it wins")
+    tolerance: float = Field(0.003, ge=0, description="loss of HR@10 or image similarity that the gate allows")

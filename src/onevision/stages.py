@@ -1,0 +1,169 @@
+"""The stages of OneVision, one line each: the table that the CLI, the KFP components and the pipelines are made from.
+
+A stage is a library function `run(<input>: Path, ..., out: Path, config: <Section>Config, seed: int) -> StageReport`.
+It reads artifacts, writes one artifact to `out`, and is deterministic by (inputs, config, seed).
+Nothing heavy is imported until a stage runs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage.
+
+    Attributes:
+        name: the command, `onevision <name>`.
+        function: `module:function` in the library.
+        section: the section of the recipe that it takes.
+        inputs: input name -> kind of artifact.
+        output: kind of the artifact that it writes.
+        summary: one line for help texts and reports.
+        extra: the optional dependency group that it needs, if any.
+    """
+
+    name: str
+    function: str
+    section: str
+    inputs: dict[str, str]
+    output: str
+    summary: str
+    extra: str | None = None
+
+
+_STAGES = (
+    Stage(
+        "validate",
+        "onevision.validation.stage:run",
+        "validation",
+        {"snapshot": "snapshot"},
+        "snapshot",
+        "check a snapshot against the contract, set bad rows aside with the reason",
+        extra="validation",
+    ),
+    Stage(
+        "pair",
+        "onevision.pairing.stage:run",
+        "pairing",
+        {"snapshot": "snapshot"},
+        "pairs",
+        "split by time, collect queries, mine and clean positive pairs of views",
+    ),
+    Stage(
+        "align",
+        "onevision.encoder.stage:run",
+        "encoder",
+        {"snapshot": "snapshot", "pairs": "pairs"},
+        "encoder",
+        "train the image encoder so that views of one product meet; embed every image",
+    ),
+    Stage(
+        "train-vrq",
+        "onevision.quantization.stage:run",
+        "quantization",
+        {"snapshot": "snapshot", "pairs": "pairs", "encoder": "encoder"},
+        "quantizer",
+        "train the vision-aligned residual quantiser and compare it with residual k-means",
+    ),
+    Stage(
+        "assign-ids",
+        "onevision.semantic_ids.stage:run",
+        "semantic_ids",
+        {"snapshot": "snapshot", "encoder": "encoder", "quantizer": "quantizer"},
+        "semantic_ids",
+        "give every item its semantic ID; build buckets and trie",
+    ),
+    Stage(
+        "materialize-features",
+        "onevision.features.stage:run",
+        "features",
+        {"snapshot": "snapshot", "pairs": "pairs"},
+        "features",
+        "user sequences through Feast: point-in-time rows for training, online rows for serving",
+        extra="features",
+    ),
+    Stage(
+        "sft",
+        "onevision.generator.stage:run",
+        "generator",
+        {
+            "snapshot": "snapshot",
+            "pairs": "pairs",
+            "encoder": "encoder",
+            "quantizer": "quantizer",
+            "semantic_ids": "semantic_ids",
+            "features": "features",
+        },
+        "generator",
+        "train the generator: visual semantics, co-occurrence, personalised fine-tuning",
+    ),
+    Stage(
+        "align-preferences",
+        "onevision.preference.stage:run",
+        "preference",
+        {
+            "pairs": "pairs",
+            "encoder": "encoder",
+            "semantic_ids": "semantic_ids",
+            "features": "features",
+            "generator": "generator",
+        },
+        "generator",
+        "align the generator with preferences (DPO with an SFT anchor), gated against its parent",
+    ),
+    Stage(
+        "calibrate-pruning",
+        "onevision.pruning.stage:run",
+        "pruning",
+        {
+            "snapshot": "snapshot",
+            "pairs": "pairs",
+            "encoder": "encoder",
+            "semantic_ids": "semantic_ids",
+            "features": "features",
+            "generator": "generator",
+        },
+        "pruning",
+        "choose the cheapest token pruning that keeps the hit rate on held-out days",
+    ),
+    Stage(
+        "evaluate",
+        "onevision.evaluation.stage:run",
+        "evaluation",
+        {
+            "snapshot": "snapshot",
+            "pairs": "pairs",
+            "encoder": "encoder",
+            "quantizer": "quantizer",
+            "semantic_ids": "semantic_ids",
+            "features": "features",
+            "generator_sft": "generator",
+            "generator_aligned": "generator",
+            "pruning": "pruning",
+        },
+        "evaluation",
+        "measure dense neighbours, the cascade and the generators on the same held-out queries",
+    ),
+    Stage(
+        "publish",
+        "onevision.publishing.stage:run",
+        "publishing",
+        {
+            "snapshot": "snapshot",
+            "encoder": "encoder",
+            "quantizer": "quantizer",
+            "semantic_ids": "semantic_ids",
+            "features": "features",
+            "generator_sft": "generator",
+            "generator_aligned": "generator",
+            "pruning": "pruning",
+            "evaluation": "evaluation",
+        },
+        "bundle",
+        "gate the challenger, assemble the bundle and promote it",
+    ),
+)
+
+STAGES: dict[str, Stage] = {stage.name: stage for stage in _STAGES}
