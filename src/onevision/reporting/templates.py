@@ -1,0 +1,83 @@
+"""One Jinja environment for every page: autoescape on, one style sheet, numbers written one way."""
+
+from __future__ import annotations
+
+import base64
+import math
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+TEMPLATES = Path(__file__).parent / "templates"
+NOTHING = "\N{EN DASH}"
+
+
+def render(template: str, **context: Any) -> str:
+    """Fill a template of `reporting/templates/`; every value is escaped unless it is `Markup`."""
+    return _environment().get_template(template).render(**context)
+
+
+def format_value(value: Any) -> str:
+    """Text of a table cell: thousands separated, four digits for floats, a dash for nothing."""
+    if value is None:
+        return NOTHING
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return _format_float(value)
+    return str(value)
+
+
+def format_seconds(seconds: float) -> str:
+    """`0.4 s`, `12 s`, `3 min 05 s` or `1 h 02 min`."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def svg_uri(svg: str) -> str:
+    """Data URI of SVG markup: as an image it can neither run scripts nor share ids with other pictures."""
+    return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
+
+
+def _format_float(value: float) -> str:
+    if not math.isfinite(value):
+        return NOTHING
+    if value == 0 or 1e-3 <= abs(value) < 1e4:
+        return f"{value:.4g}"
+    return f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:.2e}"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _label(name: str) -> str:
+    """`items_quarantined` -> `items quarantined`."""
+    return name.replace("_", " ")
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters.update(value=format_value, seconds=format_seconds, label=_label, svg_uri=svg_uri)
+    environment.tests["numeric"] = _is_number
+    environment.globals["style"] = Markup((TEMPLATES / "style.css").read_text())
+    return environment
