@@ -1,0 +1,54 @@
+"""Bootstrap intervals are seeded, cover the truth as often as they say, and see paired differences."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from onevision.metrics import mean_interval, mean_intervals, paired_difference_interval
+
+
+def test_same_seed_gives_the_same_interval():
+    values = np.random.default_rng(0).random(50)
+    assert mean_interval(values, 200, seed=4) == mean_interval(values, 200, seed=4)
+    assert mean_interval(values, 200, seed=4) != mean_interval(values, 200, seed=5)
+
+
+def test_interval_covers_the_true_mean_about_95_times_in_100():
+    rng = np.random.default_rng(1)
+    covered = 0
+    for trial in range(200):
+        interval = mean_interval(rng.random(80) < 0.3, 300, seed=trial)
+        covered += interval.low <= 0.3 <= interval.high
+    assert 176 <= covered <= 199
+
+
+def test_width_agrees_with_the_normal_approximation():
+    values = np.random.default_rng(2).normal(size=2000)
+    interval = mean_interval(values, 2000, seed=0)
+    assert interval.high - interval.low == pytest.approx(2 * 1.96 * values.std() / np.sqrt(2000), rel=0.1)
+
+
+def test_columns_share_their_resamples():
+    values = np.random.default_rng(5).random((40, 2))
+    both = mean_intervals(values, 200, seed=9)
+    assert both[0].low == pytest.approx(mean_interval(values[:, 0], 200, seed=9).low)
+    assert both[1].high == pytest.approx(mean_interval(values[:, 1], 200, seed=9).high)
+
+
+def test_pairing_sees_what_two_separate_intervals_hide():
+    rng = np.random.default_rng(3)
+    hard = rng.random(400)
+    a, b = hard + 0.02, hard + rng.normal(0, 0.01, 400)
+    difference = paired_difference_interval(a, b, 500, seed=0)
+    assert difference.low > 0.0
+    assert mean_interval(a, 500, seed=0).low < mean_interval(b, 500, seed=0).high
+
+
+def test_no_values_and_unequal_pairs_are_refused():
+    with pytest.raises(ValueError, match="at least one"):
+        mean_interval([], 100)
+    with pytest.raises(ValueError, match="finite"):
+        mean_interval([1.0, float("nan")], 100)
+    with pytest.raises(ValueError, match="same queries"):
+        paired_difference_interval([1.0], [1.0, 2.0], 100)
