@@ -138,7 +138,7 @@ def pareto_chart(
             axes.scatter(*chosen, s=130, facecolors="none", edgecolors=INK, linewidths=1.4, label="chosen")
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
-        axes.legend(loc="lower right", fontsize=8)
+        axes.legend(ncols=4, loc="lower left", bbox_to_anchor=(0, 1), fontsize=8)
         return Figure(title, "svg", _svg(canvas), caption)
 
 

@@ -12,7 +12,9 @@ from PIL import Image, ImageDraw, ImageFont
 from onevision.report import Figure
 
 TILE = 96
-_GAP, _LABEL, _INK, _GROUND = 6, 18, (28, 36, 48), (255, 255, 255)
+_GAP, _LABEL = 6, 18
+_INK = (112, 122, 136, 255)
+"""A grey that reads on a light and on a dark page; the ground is transparent."""
 
 
 def thumbnail_uri(pixels: np.ndarray, size: int = TILE, quality: int = 80) -> str:
@@ -40,7 +42,7 @@ def contact_sheet(
     pitch = tile + _GAP
     widest = max((int(font.getlength(label)) for label in labels), default=0)
     width = max(columns * pitch, widest) + 2 * _GAP
-    sheet = Image.new("RGB", (width, max(len(rows), 1) * (pitch + _LABEL) + _GAP), _GROUND)
+    sheet = Image.new("RGBA", (width, max(len(rows), 1) * (pitch + _LABEL) + _GAP))
     draw = ImageDraw.Draw(sheet)
     for r, (row, label) in enumerate(zip(rows, labels, strict=True)):
         top = _GAP + r * (pitch + _LABEL)

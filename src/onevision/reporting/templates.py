@@ -58,8 +58,9 @@ def _format_float(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:.2e}"
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+def _numeric_columns(rows: list[list[Any]], columns: int) -> list[bool]:
+    """Which columns hold a number in any row: those are set to the right."""
+    return [any(isinstance(row[c], (int, float)) for row in rows if c < len(row)) for c in range(columns)]
 
 
 def _label(name: str) -> str:
@@ -77,7 +78,8 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters.update(value=format_value, seconds=format_seconds, label=_label, svg_uri=svg_uri)
-    environment.tests["numeric"] = _is_number
+    environment.filters.update(
+        value=format_value, seconds=format_seconds, label=_label, svg_uri=svg_uri, numeric_columns=_numeric_columns
+    )
     environment.globals["style"] = Markup((TEMPLATES / "style.css").read_text())
     return environment
