@@ -1,1 +1,1 @@
-"""features."""
+"""Stage: user sequences, through Feast, for training and serving."""

@@ -1,0 +1,137 @@
+"""The Feast repository: where its definitions are, and how a store is opened on a folder of data.
+
+A registry holds absolute paths and the time of day, so no artifact carries one: a store is opened by applying the
+definitions again, into a folder of its own, onto the artifact's data. It takes a second, works wherever the artifact
+was copied, changes nothing in it, and leaves the same bytes for the same inputs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import shutil
+import sys
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import onevision
+from onevision.artifacts import write_json
+from onevision.errors import MissingDependencyError
+from onevision.features.config import FeaturesConfig
+from onevision.features.definitions import SERVICE, SETTINGS
+
+ONLINE_STORE = "online_store.db"
+REGISTRY = "registry.db"
+MODULES = ("entities", "sources", "views", "services")
+BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
+_IMPORT_LOCK = threading.Lock()
+
+
+def require_feast() -> None:
+    """Import Feast (4 to 12 seconds), or say which extra to install."""
+    try:
+        importlib.import_module("feast")
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"user sequences need Feast ({error}); install it with: pip install 'onevision[features]'"
+        ) from None
+
+
+def definitions_folder() -> Path:
+    """`feature_repo/`: inside the installed package, or at the root of a source checkout."""
+    package = Path(onevision.__file__).parent
+    packaged = package / "feature_repo"
+    return packaged if packaged.is_dir() else package.parents[1] / "feature_repo"
+
+
+def write_repository(folder: Path, config: FeaturesConfig) -> None:
+    """Copy the definitions into `folder` and put the configuration of its data beside them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("feature_store.yaml", *(f"{module}.py" for module in MODULES)):
+        shutil.copyfile(definitions_folder() / name, folder / name)
+    write_json(folder / SETTINGS, config.model_dump(mode="json"))
+
+
+def open_store(folder: Path, state: Path, *, materialized_until: datetime | None = None) -> Any:
+    """A `feast.FeatureStore` on the data of a Feast folder.
+
+    Args:
+        folder: holds `data/` and `settings.json`; it is only read.
+        state: folder for the registry and the online store (one that is there already is used).
+        materialized_until: time up to which `state`'s online store is filled already; None if it is empty.
+    """
+    require_feast()
+    from feast import FeatureStore, FeatureView, RepoConfig
+
+    raw = yaml.safe_load((definitions_folder() / "feature_store.yaml").read_text())
+    raw["registry"]["path"] = f"sqlite:///{state.resolve() / REGISTRY}"
+    raw["online_store"]["path"] = str(state.resolve() / ONLINE_STORE)
+    store = FeatureStore(config=RepoConfig(**raw, repo_path=state))
+    objects = _load_definitions(folder)
+    with quiet():
+        store.apply(objects)
+        if materialized_until is not None:
+            # Feast refuses to serve a view that this registry has not seen materialised.
+            for view in (o for o in objects if isinstance(o, FeatureView)):
+                store.registry.apply_materialization(view, store.project, BEGINNING, materialized_until)
+            store.refresh_registry()
+    return store
+
+
+def materialize(store: Any, until: datetime) -> None:
+    """Bring every user's latest row of every view, of `until` or before, into the online store.
+
+    It starts from the beginning of time, since an incremental run would never pick up a row that came late.
+    """
+    with quiet():
+        store.materialize(start_date=BEGINNING, end_date=until)
+
+
+def sequence_service(store: Any) -> Any:
+    """The feature service that training and serving read."""
+    return store.get_feature_service(SERVICE)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep Feast's progress prints out of our output; errors still raise."""
+    with (
+        open(os.devnull, "w") as nowhere,
+        contextlib.redirect_stdout(nowhere),
+        contextlib.redirect_stderr(nowhere),
+    ):
+        yield
+
+
+def _load_definitions(folder: Path) -> list[Any]:
+    """Feast objects of our own definitions, on the data of `folder`.
+
+    The modules have short names, as `feast apply` wants them, so they are imported for this call only. The copies in
+    an artifact are for people and the `feast` command: data that was handed to us is never executed.
+    """
+    from feast import Entity, FeatureService, FeatureView
+
+    with _IMPORT_LOCK:
+        shadowed = {name: sys.modules.pop(name) for name in MODULES if name in sys.modules}
+        before = os.environ.get("ONEVISION_FEATURE_REPO")
+        os.environ["ONEVISION_FEATURE_REPO"] = str(folder.resolve())
+        sys.path.insert(0, str(definitions_folder()))
+        try:
+            modules = [importlib.import_module(name) for name in MODULES]
+        finally:
+            sys.path.remove(str(definitions_folder()))
+            for name in MODULES:
+                sys.modules.pop(name, None)
+            sys.modules.update(shadowed)
+            if before is None:
+                del os.environ["ONEVISION_FEATURE_REPO"]
+            else:
+                os.environ["ONEVISION_FEATURE_REPO"] = before
+    found = [value for module in modules for value in vars(module).values()]
+    return [value for value in found if isinstance(value, (Entity, FeatureView, FeatureService))]
