@@ -1,1 +1,1 @@
-"""encoder."""
+"""Collaborative image feature alignment: one embedding space for every view of a product."""

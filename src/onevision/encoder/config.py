@@ -20,12 +20,17 @@ class EncoderConfig(Section):
     embedding_dim: int = Field(128, ge=8, le=1024)
     category_weight: float = Field(0.3, ge=0.0, lt=1.0, description="w of e = normalize((1-w) x + w c)")
     category_dropout: float = Field(0.15, ge=0.0, le=1.0)
+    augmentation: Literal["none", "flip-crop"] = Field(
+        "none", description="flip-crop mirrors and shifts training pictures: for small sets of real photos"
+    )
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where the CPU has it natively")
     steps: int = Field(900, ge=1, description="optimiser steps")
     items_per_batch: int = Field(64, ge=2, description="P of the P x K sampler")
     views_per_item: int = Field(4, ge=2, description="K of the P x K sampler")
     click_pair_share: float = Field(
-        0.25, ge=0.0, le=1.0, description="share of a batch's products whose photo is paired with the item clicked"
+        0.25, ge=0.0, le=1.0, description="share of a batch's products that come with a product clicked for them"
     )
+    click_affinity: float = Field(0.2, ge=0.0, le=1.0, description="weight of such a pair, beside 1 for one product")
     learning_rate: float = Field(3e-3, gt=0)
     weight_decay: float = Field(0.02, ge=0)
     temperature: float = Field(0.07, gt=0, le=1)

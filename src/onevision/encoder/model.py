@@ -1,0 +1,122 @@
+"""The image encoder: tower, projection and category fusion; with its preprocessing, saved as one folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from onevision.artifacts import write_json
+from onevision.encoder.config import EncoderConfig
+from onevision.encoder.towers import make_tower
+from onevision.errors import ArtifactError
+
+EMBED_BATCH = 256
+
+
+class EncoderOutput(NamedTuple):
+    """`embedding` (N, d) of unit length, `category_logits` (N, K), `tokens` (N, T, C)."""
+
+    embedding: Tensor
+    category_logits: Tensor
+    tokens: Tensor
+
+
+class Encoder(nn.Module):
+    """e = normalize((1 - w) x + w c), x the projected picture and c a category vector.
+
+    c is the vector of the known category for catalogue pictures and the predicted mixture for a shopper's.
+
+    Args:
+        config: recipe section `encoder`.
+        categories: ids of the leaf categories, in the order of the category vectors.
+    """
+
+    def __init__(self, config: EncoderConfig, categories: list[str]) -> None:
+        super().__init__()
+        self.config = config
+        self.categories = categories
+        self.tower = make_tower(config)
+        self.norm = nn.LayerNorm(self.tower.pooled_dim)
+        self.dropout = nn.Dropout(config.head_dropout)
+        self.projection = nn.Linear(self.tower.pooled_dim, config.embedding_dim)
+        self.category_head = nn.Linear(self.tower.pooled_dim, len(categories))
+        self.category_vectors = nn.Parameter(torch.randn(len(categories), config.embedding_dim) * 0.1)
+        self.log_scale = nn.Parameter(torch.tensor(1.0 / config.temperature).log())
+
+    @property
+    def scale(self) -> Tensor:
+        """Learnt inverse temperature, at most 100."""
+        return self.log_scale.exp().clamp(max=100.0)
+
+    def fuse(self, pooled: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+        """Pooled vectors (N, D) and known category rows (N,), -1 for unknown -> embedding (N, d), logits (N, K)."""
+        pooled = self.dropout(self.norm(pooled.float()))
+        logits = self.category_head(pooled)
+        x = F.normalize(self.projection(pooled), dim=1)
+        weights = logits.softmax(1)
+        one_hot = F.one_hot(known.clamp_min(0), len(self.categories)).to(weights.dtype)
+        weights = torch.where((known >= 0)[:, None], one_hot, weights)
+        c = F.normalize(weights @ self.category_vectors, dim=1)
+        w = self.config.category_weight
+        return F.normalize((1 - w) * x + w * c, dim=1), logits
+
+    def forward(self, pixels: Tensor, known: Tensor) -> EncoderOutput:
+        """Run uint8 pixels (N, S, S, 3) with known category rows (N,), -1 for unknown."""
+        tokens, pooled = self.tower(pixels)
+        embedding, logits = self.fuse(pooled, known)
+        return EncoderOutput(embedding, logits, tokens)
+
+    def category_rows(self, category_ids: list[str | None]) -> Tensor:
+        """Rows of the category vectors, -1 for None or a category the encoder has not seen."""
+        row = {category: i for i, category in enumerate(self.categories)}
+        return torch.tensor([-1 if c is None else row.get(c, -1) for c in category_ids], dtype=torch.long)
+
+    @torch.inference_mode()
+    def embed(
+        self, pixels: NDArray[np.uint8], category_ids: list[str | None] | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.float16]]:
+        """Embed pictures (N, S, S, 3) in evaluation mode.
+
+        Returns:
+            embedding (N, d) float32 of unit length, and patch tokens (N, T, C) float16. A picture's result does not
+            depend on what else is in the call (up to float rounding).
+        """
+        was_training = self.training
+        self.eval()
+        known = self.category_rows(category_ids if category_ids is not None else [None] * len(pixels))
+        embeddings, tokens = [], []
+        for start in range(0, len(pixels), EMBED_BATCH):
+            batch = slice(start, start + EMBED_BATCH)
+            output = self(torch.from_numpy(pixels[batch]), known[batch])
+            embeddings.append(output.embedding.numpy())
+            tokens.append(output.tokens.numpy().astype(np.float16))
+        self.train(was_training)
+        shape = (0, self.config.embedding_dim), (0, 0, self.tower.token_dim)
+        if not embeddings:
+            return np.zeros(shape[0], np.float32), np.zeros(shape[1], np.float16)
+        return np.concatenate(embeddings), np.concatenate(tokens)
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Write `config.json` and `model.safetensors`; a frozen tower's weights are written too."""
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "config.json", {"encoder": self.config.model_dump(), "categories": self.categories})
+        save_file({k: v.contiguous() for k, v in self.state_dict().items()}, folder / "model.safetensors")
+
+    @classmethod
+    def from_pretrained(cls, folder: Path) -> Encoder:
+        """Load an encoder that `save_pretrained` wrote; it comes in evaluation mode."""
+        try:
+            raw = json.loads((folder / "config.json").read_text())
+            model = cls(EncoderConfig.model_validate(raw["encoder"]), raw["categories"])
+            model.load_state_dict(load_file(folder / "model.safetensors"))
+        except (OSError, KeyError, ValueError, RuntimeError) as error:
+            raise ArtifactError(f"{folder}: not an encoder of this library ({error})") from None
+        return model.eval()

@@ -1,0 +1,129 @@
+"""P x K batches: P products, K views of each, so that InfoNCE sees pairs and circle loss sees sets.
+
+A share of the products comes with a product that shoppers clicked for their photo: those pairs are weak positives, so
+that look-alikes which people take for each other are not pushed apart.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from onevision.data.contract import CATALOGUE_VIEWS
+from onevision.encoder.config import EncoderConfig
+from onevision.errors import OneVisionError
+
+
+@dataclass
+class TrainingViews:
+    """Pictures that may be trained on, by product.
+
+    Attributes:
+        catalogue, shopper: product number -> rows of the picture table, by kind of view.
+        neighbours: product number -> products clicked for its photos (numbers, probabilities).
+    """
+
+    items: list[str]
+    catalogue: list[NDArray[np.int64]]
+    shopper: list[NDArray[np.int64]]
+    neighbours: dict[int, tuple[NDArray[np.int64], NDArray[np.float64]]] = field(default_factory=dict)
+
+
+def collect_views(images: pa.Table, train_image_ids: set[str], image_pairs: pa.Table) -> TrainingViews:
+    """Group the training pictures of `images` (image_id, item_id, view) by product.
+
+    A photo of something unknown counts as a view of the product that was clicked or ordered for it.
+    """
+    row_of = {image: row for row, image in enumerate(images["image_id"].to_pylist())}
+    owner = images["item_id"].to_pylist()
+    clicks: dict[tuple[str, str], float] = defaultdict(float)
+    for pair in image_pairs.to_pylist():
+        if not pair["kind"].startswith("query_"):
+            continue
+        if pair["item_a"] is None:
+            owner[row_of[pair["image_a"]]] = pair["item_b"]
+        elif pair["item_a"] != pair["item_b"]:
+            clicks[pair["item_a"], pair["item_b"]] += pair["weight"]
+    by_item: dict[str, tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))
+    views = images["view"].to_pylist()
+    for image, row in row_of.items():
+        if image in train_image_ids and owner[row] is not None:
+            by_item[owner[row]][0 if views[row] in CATALOGUE_VIEWS else 1].append(row)
+    items = sorted(i for i, (c, s) in by_item.items() if len(c) + len(s) >= 2)
+    if len(items) < 2:
+        raise OneVisionError(
+            f"only {len(items)} products have two training pictures; alignment needs at least 2. "
+            "Give products a second view, or photos with known item_id."
+        )
+    number = {item: n for n, item in enumerate(items)}
+    grouped: dict[int, list[tuple[int, float]]] = defaultdict(list)
+    for (a, b), weight in sorted(clicks.items()):
+        if a in number and b in number:
+            grouped[number[a]].append((number[b], weight))
+    neighbours = {}
+    for n, pairs in grouped.items():
+        weights = np.array([w for _, w in pairs])
+        neighbours[n] = (np.array([b for b, _ in pairs]), weights / weights.sum())
+    return TrainingViews(
+        items,
+        [np.array(sorted(by_item[i][0]), dtype=np.int64) for i in items],
+        [np.array(sorted(by_item[i][1]), dtype=np.int64) for i in items],
+        neighbours,
+    )
+
+
+class Batch(NamedTuple):
+    """`rows` (N,) of the picture table, `product` (N,) numbers, `affinity` (N, N) as `info_nce` takes it."""
+
+    rows: NDArray[np.int64]
+    product: Tensor
+    affinity: Tensor
+
+
+def batches(views: TrainingViews, config: EncoderConfig, rng: np.random.Generator) -> Iterator[Batch]:
+    """Endless P x K batches; every product is drawn once an epoch (a cut-off last batch is carried over)."""
+    queue: list[int] = []
+    size = min(config.items_per_batch, len(views.items))
+    seeds = max(1, round(size / (1 + config.click_pair_share)))
+    while True:
+        if len(queue) < seeds:
+            queue += rng.permutation(len(views.items)).tolist()
+        chosen, queue = queue[:seeds], queue[seeds:]
+        with_clicks = [n for n in chosen if n in views.neighbours]
+        rng.shuffle(with_clicks)
+        for n in with_clicks[: size - seeds]:
+            candidates, probability = views.neighbours[n]
+            chosen.append(int(rng.choice(candidates, p=probability)))
+        products = list(dict.fromkeys(chosen))
+        drawn = [_draw(views.catalogue[n], views.shopper[n], config.views_per_item, rng) for n in products]
+        product = torch.tensor(np.repeat(products, [len(d) for d in drawn]))
+        yield Batch(np.concatenate(drawn), product, _affinity(product, views, config.click_affinity))
+
+
+def _draw(
+    catalogue: NDArray[np.int64], shopper: NDArray[np.int64], count: int, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    # Half shopper's pictures, half the shop's: the gap between them is what has to close.
+    half = min(len(shopper), max(count // 2, count - len(catalogue)))
+    rest = min(len(catalogue), count - half)
+    return np.concatenate([rng.choice(shopper, half, replace=False), rng.choice(catalogue, rest, replace=False)])
+
+
+def _affinity(product: Tensor, views: TrainingViews, click_affinity: float) -> Tensor:
+    affinity = (product[:, None] == product[None]).float()
+    present = {int(n) for n in product}
+    for n in sorted(present):
+        if n in views.neighbours:
+            for neighbour in views.neighbours[n][0]:
+                if int(neighbour) in present:
+                    pair = (product == n)[:, None] & (product == int(neighbour))[None]
+                    affinity[pair | pair.T] = click_affinity if click_affinity > 0 else -1.0
+    return affinity

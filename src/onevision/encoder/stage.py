@@ -1,0 +1,195 @@
+"""Stage `align`: train the encoder on pairs of views, then embed every picture of the snapshot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from onevision.artifacts import finish_artifact, open_artifact, start_artifact
+from onevision.data.contract import CATALOGUE_VIEWS
+from onevision.data.images import decode_image, load_pixels
+from onevision.data.snapshot import Snapshot
+from onevision.encoder.augmentation import flip_crop
+from onevision.encoder.config import EncoderConfig
+from onevision.encoder.model import EMBED_BATCH, Encoder
+from onevision.encoder.retrieval import instance_recall
+from onevision.encoder.sampler import TrainingViews, collect_views
+from onevision.encoder.training import LossCurve, train_encoder
+from onevision.report import Figure, StageReport
+from onevision.reporting.charts import line_chart
+
+
+@dataclass
+class Pictures:
+    """The picture table of a snapshot with what training needs to know, row by row."""
+
+    table: pa.Table
+    split: list[str]
+    category: list[str | None]
+    catalogue: NDArray[np.bool_]
+
+    @property
+    def train_rows(self) -> NDArray[np.int64]:
+        """Rows that may be trained on."""
+        return np.flatnonzero(np.array(self.split) == "train")
+
+
+def run(*, snapshot: Path, pairs: Path, out: Path, config: EncoderConfig, seed: int) -> StageReport:
+    """Train the encoder and embed every picture; see docs/artifacts.md for what is written."""
+    shop = Snapshot.open(snapshot)
+    pairs_artifact = open_artifact(pairs, "pairs")
+    start_artifact(out)
+    torch.manual_seed(seed)
+    pictures = read_pictures(shop, pairs)
+    train_ids = set(np.array(pictures.table["image_id"].to_pylist(), dtype=object)[pictures.train_rows])
+    views = collect_views(pictures.table, train_ids, pq.read_table(pairs_artifact.file("image_pairs.parquet")))
+    categories = sorted({c for c in pictures.category if c is not None})
+    encoder = Encoder(config, categories)
+    curve, embedding, tokens = (_train_frozen if encoder.tower.frozen else _train_tower)(
+        encoder, shop, pictures, views, seed
+    )
+    encoder.save_pretrained(out)
+    save_file({"embedding": embedding}, out / "embeddings.safetensors")
+    save_file({"tokens": tokens}, out / "tokens.safetensors")
+    table = pictures.table.select(["image_id", "item_id", "view"]).append_column("split", pa.array(pictures.split))
+    pq.write_table(table, out / "images.parquet")
+    report = StageReport(
+        "align",
+        counts={
+            "images_in": len(table),
+            "images_embedded": len(embedding),
+            "images_trained": len(np.concatenate(views.catalogue + views.shopper)),
+            "images_not_trained": len(table) - len(np.concatenate(views.catalogue + views.shopper)),
+            "products_trained": len(views.items),
+            "products_with_clicked_neighbours": len(views.neighbours),
+        },
+        metrics=_retrieval_metrics(embedding, pictures, set(views.items)),
+        figures=[_loss_figure(curve)],
+    )
+    finish_artifact(out, "encoder", parents={"snapshot": shop.artifact, "pairs": pairs_artifact}, counts=report.counts)
+    return report
+
+
+def read_pictures(shop: Snapshot, pairs: Path) -> Pictures:
+    """Join the picture table with its splits and its products' categories."""
+    table = shop.table("images")
+    splits = pq.read_table(pairs / "image_splits.parquet")
+    split_of = dict(zip(splits["image_id"].to_pylist(), splits["split"].to_pylist(), strict=True))
+    items = shop.table("items")
+    category_of = dict(zip(items["item_id"].to_pylist(), items["category_id"].to_pylist(), strict=True))
+    return Pictures(
+        table,
+        [split_of.get(image, "unused") for image in table["image_id"].to_pylist()],
+        [category_of.get(item) for item in table["item_id"].to_pylist()],
+        np.isin(np.array(table["view"].to_pylist()), CATALOGUE_VIEWS),
+    )
+
+
+def _train_tower(
+    encoder: Encoder, shop: Snapshot, pictures: Pictures, views: TrainingViews, seed: int
+) -> tuple[LossCurve, NDArray[np.float32], NDArray[np.float16]]:
+    """Train tower and head from pixels; then decode and embed everything in chunks."""
+    config = encoder.config
+    rows = pictures.train_rows
+    image_ids = pictures.table["image_id"].to_pylist()
+    pixels = load_pixels(shop.images, [image_ids[r] for r in rows], config.image_size)
+    position = np.full(len(image_ids), -1)
+    position[rows] = np.arange(len(rows))
+    rng = np.random.default_rng([seed, 1])
+
+    def pooled(batch: NDArray[np.int64]) -> Tensor:
+        picture = pixels[position[batch]]
+        if config.augmentation == "flip-crop":
+            picture = flip_crop(picture, rng)
+        return encoder.tower(torch.from_numpy(picture)).pooled
+
+    curve = train_encoder(encoder, views, _known(encoder, pictures), pictures.catalogue, pooled, seed=seed)
+    embedding, tokens = embed_pictures(encoder, shop, pictures)
+    return curve, embedding, tokens
+
+
+def _train_frozen(
+    encoder: Encoder, shop: Snapshot, pictures: Pictures, views: TrainingViews, seed: int
+) -> tuple[LossCurve, NDArray[np.float32], NDArray[np.float16]]:
+    """Run the frozen tower once over every picture, train the head on what it gives."""
+    pooled_parts, token_parts = [], []
+    for batch, _ in _picture_batches(encoder, shop, pictures, "tower"):
+        output = encoder.tower(torch.from_numpy(batch))
+        pooled_parts.append(output.pooled)
+        token_parts.append(output.tokens.numpy().astype(np.float16))
+    features = torch.cat(pooled_parts)
+    known = _known(encoder, pictures)
+
+    def pooled(batch: NDArray[np.int64]) -> Tensor:
+        return features[torch.from_numpy(batch)]
+
+    curve = train_encoder(encoder, views, known, pictures.catalogue, pooled, seed=seed)
+    with torch.inference_mode():
+        shown = torch.from_numpy(np.where(pictures.catalogue, known, -1))
+        embedding = encoder.fuse(features, shown)[0].numpy()
+    return curve, embedding, np.concatenate(token_parts)
+
+
+def embed_pictures(
+    encoder: Encoder, shop: Snapshot, pictures: Pictures
+) -> tuple[NDArray[np.float32], NDArray[np.float16]]:
+    """Embed every picture: catalogue views with their known category, others with the predicted mixture."""
+    embeddings, tokens = [], []
+    for batch, rows in _picture_batches(encoder, shop, pictures, "embed"):
+        known = [pictures.category[r] if pictures.catalogue[r] else None for r in rows]
+        e, t = encoder.embed(batch, known)
+        embeddings.append(e)
+        tokens.append(t)
+    return np.concatenate(embeddings), np.concatenate(tokens)
+
+
+def _picture_batches(
+    encoder: Encoder, shop: Snapshot, pictures: Pictures, what: str
+) -> Iterator[tuple[NDArray[np.uint8], range]]:
+    image_ids = pictures.table["image_id"].to_pylist()
+    size = encoder.config.image_size
+    for start in tqdm(range(0, len(image_ids), EMBED_BATCH), desc=what, disable=None):
+        chunk = image_ids[start : start + EMBED_BATCH]
+        yield (
+            np.stack([decode_image(data, size) for data in shop.images.read_many(chunk)]),
+            range(start, start + len(chunk)),
+        )
+
+
+def _known(encoder: Encoder, pictures: Pictures) -> NDArray[np.int64]:
+    return encoder.category_rows(pictures.category).numpy()
+
+
+def _retrieval_metrics(embedding: NDArray[np.float32], pictures: Pictures, trained: set[str]) -> dict[str, float]:
+    """R@k of held-out photos among all items of the catalogue, for all and for items never trained on."""
+    owner = pictures.table["item_id"].to_pylist()
+    items = sorted({o for o, c in zip(owner, pictures.catalogue, strict=True) if c and o is not None})
+    number = {item: n for n, item in enumerate(items)}
+    catalogue = np.array([r for r in np.flatnonzero(pictures.catalogue) if owner[r] is not None])
+    view_item = np.array([number[owner[r]] for r in catalogue])
+    metrics: dict[str, float] = {}
+    for split in ("validation", "test"):
+        rows = np.array([r for r, s in enumerate(pictures.split) if s == split and owner[r] in number], dtype=int)
+        cold = np.array([owner[r] not in trained for r in rows], dtype=bool)
+        for name, chosen in ((split, rows), (f"{split}_cold", rows[cold])):
+            target = np.array([number[owner[r]] for r in chosen])
+            recall = instance_recall(embedding[chosen], target, embedding[catalogue], view_item)
+            metrics |= {f"{name}/r@{k}": value for k, value in recall.items()}
+    return metrics
+
+
+def _loss_figure(curve: LossCurve) -> Figure:
+    series = {name: (curve.steps[-len(values) :], values) for name, values in curve.values.items()}
+    return line_chart(
+        "Alignment loss", series, caption="Training loss by optimiser step; circle loss joins after its warm-up."
+    )

