@@ -7,17 +7,17 @@ lightens ink and grid where the reader prefers a dark page.
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
+from xml.sax.saxutils import escape
 
 import matplotlib
 from cycler import cycler
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import MaxNLocator
-
-from onevision.report import Figure
 
 PALETTE = ("#3b6fd4", "#d9792b", "#2f9e6e", "#a45bc4", "#c94a4a", "#7f8c9a", "#b8952f", "#3aa3b8")
 INK, SOFT, GRID = "#1c2430", "#5b6675", "#dfe4ea"
@@ -52,35 +52,34 @@ _STYLE: dict[str, Any] = {
 
 
 def line_chart(
-    title: str,
-    series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    x: Sequence[float],
+    series: Mapping[str, Sequence[float | None]],
     *,
+    title: str,
     x_label: str = "step",
     y_label: str = "loss",
-    caption: str = "",
-) -> Figure:
-    """Lines of `name -> (x, y)`, such as loss curves."""
+) -> str:
+    """SVG of lines `name -> y` over the same x, such as loss curves; None leaves a gap."""
     with _style():
         canvas, (axes,) = _panels(1, width=7.2, height=3.2)
-        for name, (x, y) in series.items():
-            marker = "o" if len(x) == 1 else ""
-            axes.plot(list(x), list(y), label=name, marker=marker)
+        for name, y in series.items():
+            values = [math.nan if v is None else v for v in y]
+            axes.plot(list(x), values, label=name, marker="o" if len(values) < 12 else "", markersize=4)
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
         if len(series) > 1:
             axes.legend()
-        return Figure(title, "svg", _svg(canvas), caption)
+        return _svg(canvas, title)
 
 
 def bar_panels(
-    title: str,
     panels: Mapping[str, Sequence[float]],
     *,
+    title: str,
     x_label: str = "",
     y_label: str = "",
-    caption: str = "",
-) -> Figure:
-    """One panel of bars a name, side by side, such as the items on each code of every level."""
+) -> str:
+    """SVG of one panel of bars a name, side by side, such as the items on each code of every level."""
     with _style():
         canvas, all_axes = _panels(max(len(panels), 1), width=max(3.6, 2.6 * len(panels)), height=2.6)
         for axes, (name, heights) in zip(all_axes, panels.items(), strict=False):
@@ -90,18 +89,17 @@ def bar_panels(
             axes.grid(visible=False, axis="x")
             axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
         all_axes[0].set_ylabel(y_label)
-        return Figure(title, "svg", _svg(canvas), caption)
+        return _svg(canvas, title)
 
 
 def grouped_bars(
-    title: str,
     groups: Sequence[str],
     series: Mapping[str, Sequence[float]],
     *,
+    title: str,
     y_label: str = "",
-    caption: str = "",
-) -> Figure:
-    """Bars of several series beside each other in every group, such as code agreement a level for two quantisers."""
+) -> str:
+    """SVG of bars of several series beside each other in every group, such as code agreement a level for two quantisers."""
     with _style():
         canvas, (axes,) = _panels(1, width=max(4.0, 1.3 * len(groups) + 1.5), height=2.9)
         width = 0.8 / max(len(series), 1)
@@ -114,20 +112,19 @@ def grouped_bars(
         axes.set_ylabel(y_label)
         if len(series) > 1:
             axes.legend(ncols=len(series), loc="lower left", bbox_to_anchor=(0, 1))
-        return Figure(title, "svg", _svg(canvas), caption)
+        return _svg(canvas, title)
 
 
 def pareto_chart(
-    title: str,
     points: Mapping[str, tuple[Sequence[float], Sequence[float]]],
     *,
+    title: str,
     x_label: str,
     y_label: str,
     chosen: tuple[float, float] | None = None,
     budget: float | None = None,
-    caption: str = "",
-) -> Figure:
-    """Scatter of `family -> (costs, qualities)`, the least quality allowed as a line, the chosen setting ringed."""
+) -> str:
+    """SVG of a scatter of `family -> (costs, qualities)`, the least quality allowed as a line, the chosen setting ringed."""
     with _style():
         canvas, (axes,) = _panels(1, width=7.2, height=3.6)
         for index, (name, (x, y)) in enumerate(points.items()):
@@ -139,18 +136,17 @@ def pareto_chart(
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
         axes.legend(ncols=4, loc="lower left", bbox_to_anchor=(0, 1), fontsize=8)
-        return Figure(title, "svg", _svg(canvas), caption)
+        return _svg(canvas, title)
 
 
 def interval_chart(
-    title: str,
     rows: Sequence[tuple[str, float, float, float]],
     *,
+    title: str,
     x_label: str,
     references: Mapping[str, float] | None = None,
-    caption: str = "",
-) -> Figure:
-    """A dot with its interval a row (name, value, low, high), and named reference values as vertical lines."""
+) -> str:
+    """SVG of a dot with its interval a row (name, value, low, high), and named reference values as vertical lines."""
     with _style():
         canvas, (axes,) = _panels(1, width=7.2, height=0.8 + 0.34 * len(rows) + (0.3 if references else 0))
         for row, (_, value, low, high) in enumerate(rows):
@@ -164,7 +160,7 @@ def interval_chart(
         axes.set_xlabel(x_label)
         if references:
             axes.legend(ncols=len(references), loc="lower left", bbox_to_anchor=(0, 1), fontsize=8)
-        return Figure(title, "svg", _svg(canvas), caption)
+        return _svg(canvas, title)
 
 
 def _style() -> AbstractContextManager[Any]:
@@ -177,14 +173,14 @@ def _panels(count: int, *, width: float, height: float) -> tuple[Canvas, list[An
     return canvas, list(canvas.subplots(1, count, squeeze=False)[0])
 
 
-def _svg(canvas: Canvas) -> str:
+def _svg(canvas: Canvas, title: str) -> str:
     """Markup without prologue, clock or version, so that equal charts are equal bytes."""
     stream = io.StringIO()
     canvas.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
     svg = stream.getvalue()
     svg = svg[svg.index("<svg") :]
     end = svg.index(">") + 1
-    return svg[:end] + f"<style>{_dark_style()}</style>" + svg[end:]
+    return svg[:end] + f"<title>{escape(title)}</title><style>{_dark_style()}</style>" + svg[end:]
 
 
 def _dark_style() -> str:

@@ -9,8 +9,6 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from onevision.report import Figure
-
 TILE = 96
 _GAP, _LABEL = 6, 18
 _INK = (112, 122, 136, 255)
@@ -27,14 +25,12 @@ def thumbnail_uri(pixels: np.ndarray, size: int = TILE, quality: int = 80) -> st
 
 
 def contact_sheet(
-    title: str,
     rows: Sequence[Sequence[np.ndarray]],
     labels: Sequence[str],
     *,
     tile: int = TILE,
-    caption: str = "",
-) -> Figure:
-    """Rows of (H, W, 3) uint8 pictures with a label over each row, as one PNG."""
+) -> str:
+    """Rows of (H, W, 3) uint8 pictures with a label over each row, as one base64-encoded PNG."""
     if len(rows) != len(labels):
         raise ValueError(f"{len(rows)} rows of pictures but {len(labels)} labels")
     font = ImageFont.load_default(size=13)
@@ -52,4 +48,4 @@ def contact_sheet(
             sheet.paste(picture, (_GAP + c * pitch, top + _LABEL))
     stream = io.BytesIO()
     sheet.save(stream, "PNG", optimize=True)
-    return Figure(title, "png", base64.b64encode(stream.getvalue()).decode(), caption)
+    return base64.b64encode(stream.getvalue()).decode()
