@@ -99,7 +99,7 @@ def grouped_bars(
     title: str,
     y_label: str = "",
 ) -> str:
-    """SVG of bars of several series beside each other in every group, such as code agreement a level for two quantisers."""
+    """SVG of bars of several series beside each other in every group, such as code agreement a level."""
     with _style():
         canvas, (axes,) = _panels(1, width=max(4.0, 1.3 * len(groups) + 1.5), height=2.9)
         width = 0.8 / max(len(series), 1)
@@ -124,7 +124,7 @@ def pareto_chart(
     chosen: tuple[float, float] | None = None,
     budget: float | None = None,
 ) -> str:
-    """SVG of a scatter of `family -> (costs, qualities)`, the least quality allowed as a line, the chosen setting ringed."""
+    """SVG of a scatter of `family -> (costs, qualities)`: least quality allowed as a line, chosen setting ringed."""
     with _style():
         canvas, (axes,) = _panels(1, width=7.2, height=3.6)
         for index, (name, (x, y)) in enumerate(points.items()):
