@@ -105,7 +105,7 @@ def finish_artifact(
     files = {
         str(f.relative_to(path)): {"bytes": f.stat().st_size, "sha256": file_sha256(f)}
         for f in sorted(path.rglob("*"))
-        if f.is_file() and f.name not in (MANIFEST, *REPORTS)
+        if f.is_file() and str(f.relative_to(path)) not in (MANIFEST, *REPORTS)
     }
     content = {name: entry["sha256"] for name, entry in files.items()}
     parent_ids = {name: parent.identity for name, parent in sorted(parents.items())}
