@@ -141,7 +141,7 @@ def measure(quantizer: ResidualQuantizer, data: Embedded) -> dict[str, float]:
 
 
 def check_collapse(quantizer: ResidualQuantizer, x: NDArray[np.float32], config: QuantizationConfig) -> list[str]:
-    """Collapse alarm: fail if a level leaves more than `dead_code_share` of its codes unused by the training pictures."""
+    """Collapse alarm: fail if training pictures leave more than `dead_code_share` of a level's codes unused."""
     codes = quantizer.encode(x)
     warnings = []
     for level, size in enumerate(quantizer.codebook_sizes):

@@ -1,0 +1,117 @@
+"""Stage `assign-ids`: a semantic ID for every item with a catalogue picture, buckets and the trie."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from safetensors.numpy import save_file
+
+from onevision.artifacts import finish_artifact, open_artifact, require_same_generation, start_artifact, write_json
+from onevision.data.contract import CATALOGUE_VIEWS
+from onevision.data.snapshot import Snapshot
+from onevision.errors import OneVisionError
+from onevision.metrics.encoding import encoding_metrics
+from onevision.quantization.residual import ResidualQuantizer
+from onevision.quantization.stage import Embedded
+from onevision.report import ReportTable, StageReport
+from onevision.semantic_ids.assign import Assignment, assign
+from onevision.semantic_ids.config import SemanticIdsConfig
+from onevision.semantic_ids.trie import Trie
+
+
+def run(
+    *, snapshot: Path, encoder: Path, quantizer: Path, out: Path, config: SemanticIdsConfig, seed: int
+) -> StageReport:
+    """Assign semantic IDs; see docs/artifacts.md for what is written. `seed` is not used: nothing here is random."""
+    del seed
+    shop = Snapshot.open(snapshot)
+    parents = {
+        "snapshot": shop.artifact,
+        "encoder": open_artifact(encoder, "encoder"),
+        "quantizer": open_artifact(quantizer, "quantizer"),
+    }
+    require_same_generation(*parents.values())
+    start_artifact(out)
+    data = Embedded.load(shop, encoder)
+    model = ResidualQuantizer.from_pretrained(quantizer)
+    owner, view = data.column("item_id"), data.column("view")
+    rows = np.flatnonzero(np.isin(view, CATALOGUE_VIEWS) & (owner != None))  # noqa: E711
+    if not len(rows):
+        raise OneVisionError(f"{snapshot}: no catalogue picture (view {' or '.join(CATALOGUE_VIEWS)}) of any item")
+    # By item, then by picture: neither depends on the order of the rows.
+    rows = rows[np.lexsort((data.column("image_id")[rows].astype(str), owner[rows].astype(str)))]
+    item_ids, view_item = np.unique(owner[rows].astype(str), return_inverse=True)
+    assignment = assign(model, data.embedding[rows], view_item, view[rows] == "main", config)
+    trie, bucket = Trie.build(assignment.codes)
+    trie.save(out / "trie.safetensors")
+    write_json(out / "trie.json", {"codebook_sizes": list(model.codebook_sizes), "leaves": trie.leaves})
+    cold = set(owner[data.column("split") == "catalogue_cold"])
+    table = _items_table(shop, data, item_ids, assignment, bucket, cold)
+    pq.write_table(table, out / "items.parquet")
+    arrays = {"embedding": assignment.embedding, "view_embedding": data.embedding[rows], "view_item": view_item}
+    save_file(arrays, out / "item_embeddings.safetensors")
+    without = sorted(set(shop.table("items")["item_id"].to_pylist()) - set(item_ids.tolist()))
+    unassigned = pa.table(
+        {"item_id": pa.array(without, pa.string()), "reason": ["no catalogue picture"] * len(without)}
+    )
+    pq.write_table(unassigned, out / "unassigned.parquet")
+    report = _report(model, assignment, bucket, table, len(shop.table("items")), len(without))
+    finish_artifact(out, "semantic_ids", parents=parents, counts=report.counts)
+    return report
+
+
+def _items_table(
+    shop: Snapshot,
+    data: Embedded,
+    item_ids: np.ndarray,
+    assignment: Assignment,
+    bucket: np.ndarray,
+    cold: set[str],
+) -> pa.Table:
+    items = shop.table("items")
+    position = {item: n for n, item in enumerate(items["item_id"].to_pylist())}
+    chosen = items.take(pa.array([position[item] for item in item_ids.tolist()]))
+    categories = chosen["category_id"].to_pylist()
+    return pa.table(
+        {
+            "item_id": chosen["item_id"],
+            "sid": pa.array(assignment.codes.tolist(), pa.list_(pa.int16())),
+            "bucket": pa.array(bucket, pa.int32()),
+            "category_id": chosen["category_id"],
+            "department_id": pa.array([data.tree.department(c) for c in categories]),
+            "price": chosen["price"],
+            "in_stock": chosen["in_stock"],
+            "cold": pa.array([item in cold for item in item_ids.tolist()]),
+        }
+    )
+
+
+def _report(
+    model: ResidualQuantizer, assignment: Assignment, bucket: np.ndarray, table: pa.Table, items: int, without: int
+) -> StageReport:
+    metrics = encoding_metrics(assignment.codes, model.codebook_sizes, table["category_id"].to_pylist())
+    sizes = np.bincount(np.bincount(bucket))
+    rows = [[n, int(count)] for n, count in enumerate(sizes) if n and count]
+    return StageReport(
+        "assign-ids",
+        counts={
+            "items_in": items,
+            "items_assigned": len(bucket),
+            "items_without_pictures": without,
+            "items_cold": int(pc.sum(table["cold"]).as_py() or 0),
+            "views_in": len(assignment.outlier),
+            "views_outlying": int(assignment.outlier.sum()),
+            "semantic_ids": int(bucket.max()) + 1,
+            "items_sharing_an_id": int((np.bincount(bucket)[bucket] > 1).sum()),
+        },
+        metrics=metrics,
+        tables=[
+            ReportTable(
+                "Buckets", ["items in a bucket", "buckets"], rows, "Items that share an ID are told apart at read time."
+            )
+        ],
+    )
