@@ -1,0 +1,235 @@
+"""Mining and cleaning of positive pairs, as SQL text.
+
+The statements are plain SQL (CTEs, joins, window functions, MD5, GREATEST): they run on DuckDB here and on a
+distributed engine without a change. They read the views `items`, `images`, `users`, `events` with times as integer
+microseconds, `categories`, and, for pairs, `pictures` (see `splits.py`). `$name` stands for a number. A split is a
+number in SQL: 0 train, 1 validation, 2 test. Whatever picks "the first" orders by (ts, event_id): ties cannot differ.
+"""
+
+from __future__ import annotations
+
+SPLIT_OF = "CASE WHEN {ts} < $train_end THEN 0 WHEN {ts} < $validation_end THEN 1 ELSE 2 END"
+VIEW_ORDER = "CASE view WHEN 'main' THEN 0 WHEN 'sku' THEN 1 WHEN 'user_photo' THEN 2 ELSE 3 END"
+
+LOG = f"""
+CREATE TABLE log AS
+WITH click_rate AS (
+  SELECT user_id, ts, COUNT(*) OVER (
+    PARTITION BY user_id ORDER BY ts RANGE BETWEEN 59999999 PRECEDING AND CURRENT ROW) AS clicks
+  FROM events WHERE event_type = 'click'
+), offences AS (
+  SELECT user_id, ts FROM click_rate WHERE clicks > $max_clicks
+  UNION ALL
+  SELECT e.user_id, e.ts FROM events e JOIN users u ON e.user_id = u.user_id WHERE e.ts < u.created_at
+), offenders AS (
+  SELECT user_id, MIN(ts) AS since FROM offences GROUP BY user_id
+), split_events AS (
+  SELECT e.*, {SPLIT_OF.format(ts="e.ts")} AS split FROM events e
+)
+SELECT e.*,
+  o.since IS NULL OR o.since >= CASE e.split WHEN 0 THEN $train_end WHEN 1 THEN $validation_end ELSE $as_of + 1 END
+    AS honest
+FROM split_events e LEFT JOIN offenders o ON e.user_id = o.user_id
+"""
+"""Every event with its split and whether its user is honest: neither too fast for a person nor active before the
+account was made, as far as was known by the end of the event's split (a bot of the test days was a shopper before)."""
+
+SEARCHES = """
+CREATE TABLE searches AS
+SELECT query_id, user_id, query_image_id AS image_id, ts, split FROM (
+  SELECT *, ROW_NUMBER() OVER (PARTITION BY query_id ORDER BY ts, event_id) AS n
+  FROM log WHERE query_id IS NOT NULL AND query_image_id IS NOT NULL AND honest) numbered
+WHERE n = 1
+"""
+"""One row a search by photo: its first event says who, when and with which picture."""
+
+OUTCOMES = """
+CREATE TABLE outcomes AS
+SELECT query_id, event_type, item_id, position, ts, event_id FROM (
+  SELECT e.*, ROW_NUMBER() OVER (
+    PARTITION BY e.query_id, e.event_type, e.item_id ORDER BY e.ts, e.event_id) AS n
+  FROM log e JOIN searches s ON e.query_id = s.query_id
+  WHERE e.honest AND e.split = s.split) numbered
+WHERE n = 1
+"""
+"""What came of each search, an item once a kind of event; what happened after the end of its split does not count."""
+
+QUERIES = """
+CREATE TABLE query_rows AS
+WITH first_click AS (
+  SELECT query_id, item_id FROM (
+    SELECT query_id, item_id, ROW_NUMBER() OVER (PARTITION BY query_id ORDER BY ts, event_id) AS n
+    FROM outcomes WHERE event_type = 'click') numbered
+  WHERE n = 1
+), known_users AS (
+  SELECT DISTINCT user_id FROM log WHERE split = 0
+)
+SELECT s.query_id, s.user_id, s.image_id, s.ts, s.split, p.item_id AS photographed_item,
+  COALESCE(i.created_at >= $train_end, FALSE) AS cold_item,
+  k.user_id IS NULL AS cold_user,
+  COALESCE(c.item_id <> p.item_id, FALSE) AS personal
+FROM searches s
+JOIN pictures p ON s.image_id = p.image_id
+LEFT JOIN first_click c ON s.query_id = c.query_id
+LEFT JOIN items i ON i.item_id = COALESCE(p.item_id, c.item_id)
+LEFT JOIN known_users k ON s.user_id = k.user_id
+WHERE p.split <= s.split
+"""
+"""The queries, without those whose picture (or a near copy of it) is a query of a later split."""
+
+SAME_ITEM = f"""
+WITH views AS (
+  SELECT image_id, item_id, view FROM (
+    SELECT image_id, item_id, view, ROW_NUMBER() OVER (
+      PARTITION BY item_id ORDER BY {VIEW_ORDER}, MD5(CONCAT(image_id, '|$seed')), image_id) AS n
+    FROM pictures WHERE item_id IS NOT NULL AND seen < $train_end) numbered
+  WHERE n <= $max_views
+)
+SELECT a.image_id AS image_a, b.image_id AS image_b, a.item_id AS item_a, b.item_id AS item_b,
+  a.view AS view_a, b.view AS view_b, 'same_item' AS kind, CAST($same_item_weight AS DOUBLE) AS weight, TRUE AS honest
+FROM views a JOIN views b ON a.item_id = b.item_id AND a.image_id < b.image_id
+"""
+"""Two views of one item. Of items with very many pictures, $max_views (catalogue first) keep the join bounded."""
+
+QUERY_ITEM = """
+WITH acts AS (
+  SELECT DISTINCT query_image_id AS image_id, item_id, honest,
+    CASE event_type WHEN 'order' THEN 3 WHEN 'cart' THEN 2 ELSE 1 END AS strength
+  FROM log
+  WHERE split = 0 AND query_image_id IS NOT NULL AND event_type <> 'impression'
+), strongest AS (
+  SELECT *, ROW_NUMBER() OVER (PARTITION BY image_id, item_id ORDER BY honest DESC, strength DESC) AS n FROM acts
+)
+SELECT p.image_id AS image_a, v.image_id AS image_b, p.item_id AS item_a, v.item_id AS item_b,
+  p.view AS view_a, v.view AS view_b,
+  CASE s.strength WHEN 3 THEN 'query_order' WHEN 2 THEN 'query_cart' ELSE 'query_click' END AS kind,
+  CASE s.strength WHEN 3 THEN $order_weight WHEN 2 THEN $cart_weight ELSE $click_weight END
+    * CASE v.view WHEN 'main' THEN 1.0 ELSE 0.5 END AS weight,
+  s.honest AS honest
+FROM strongest s
+JOIN pictures p ON s.image_id = p.image_id
+JOIN pictures v ON s.item_id = v.item_id AND v.catalogue AND v.seen < $train_end
+WHERE s.n = 1 AND p.image_id <> v.image_id
+"""
+"""The photo searched with and each catalogue view of an item clicked, put in the cart or ordered, once, under the
+strongest of the three. Views other than the main one weigh half: the click was on the main picture."""
+
+CO_CLICK = f"""
+WITH clicks AS (
+  SELECT COALESCE(query_id, CONCAT(user_id, '/', CAST(FLOOR(ts / 86400000000) AS BIGINT))) AS visit,
+    item_id, honest, MIN(ts) AS ts
+  FROM log WHERE split = 0 AND event_type = 'click' GROUP BY 1, 2, 3
+), numbered AS (
+  SELECT visit, item_id, honest, ROW_NUMBER() OVER (PARTITION BY visit, honest ORDER BY ts, item_id) AS n FROM clicks
+), visits AS (
+  SELECT visit, item_id, honest, COUNT(*) OVER (PARTITION BY visit, honest) AS size
+  FROM numbered WHERE n <= $max_views
+), popularity AS (
+  SELECT item_id, COUNT(*) AS visits FROM visits WHERE honest GROUP BY item_id
+), together AS (
+  SELECT a.item_id AS item_a, b.item_id AS item_b,
+    SUM(CASE WHEN a.honest THEN CAST(FLOOR(1000000 / (a.size - 1)) AS BIGINT) ELSE 0 END) AS millionths
+  FROM visits a JOIN visits b ON a.visit = b.visit AND a.honest = b.honest AND a.item_id < b.item_id
+  GROUP BY a.item_id, b.item_id
+), faces AS (
+  SELECT item_id, image_id, view FROM (
+    SELECT item_id, image_id, view, ROW_NUMBER() OVER (PARTITION BY item_id ORDER BY {VIEW_ORDER}, image_id) AS n
+    FROM pictures WHERE catalogue AND item_id IS NOT NULL AND seen < $train_end) ordered
+  WHERE n = 1
+)
+SELECT fa.image_id AS image_a, fb.image_id AS image_b, t.item_a AS item_a, t.item_b AS item_b,
+  fa.view AS view_a, fb.view AS view_b, 'co_click' AS kind,
+  COALESCE($co_click_weight * t.millionths / 1000000 / SQRT(pa.visits * pb.visits), 0.0) AS weight,
+  t.millionths > 0 AS honest
+FROM together t
+JOIN faces fa ON t.item_a = fa.item_id
+JOIN faces fb ON t.item_b = fb.item_id
+LEFT JOIN popularity pa ON t.item_a = pa.item_id
+LEFT JOIN popularity pb ON t.item_b = pb.item_id
+"""
+"""ItemCF: items clicked in one search, or outside search by one user on one day, by the cosine of their visits; a
+visit of n items counts 1/(n-1). Sums are of integers, so that the order of adding cannot change a bit."""
+
+CATEGORY_AGREEMENT = """
+WITH paths AS (
+  SELECT i.item_id, i.category_id AS leaf, c.parent_id AS parent
+  FROM items i JOIN categories c ON i.category_id = c.category_id
+)
+SELECT p.* FROM $source p
+LEFT JOIN paths a ON p.item_a = a.item_id
+LEFT JOIN paths b ON p.item_b = b.item_id
+WHERE p.item_a IS NULL OR a.leaf = b.leaf OR a.parent = b.parent
+"""
+"""Both items in one leaf, or in leaves of one parent; a photo of something unknown cannot disagree."""
+
+NEAR_DUPLICATE = """
+WITH collapsed AS (
+  SELECT a.representative AS image_a, p.image_b, p.item_a, p.item_b, f.view AS view_a, p.view_b, p.kind, p.weight,
+    p.honest, p.image_a AS original
+  FROM $source p
+  JOIN pictures a ON p.image_a = a.image_id
+  JOIN pictures f ON a.representative = f.image_id
+  JOIN pictures b ON p.image_b = b.image_id
+  WHERE b.representative = p.image_b AND a.representative <> p.image_b
+), numbered AS (
+  SELECT *, ROW_NUMBER() OVER (
+    PARTITION BY kind, LEAST(image_a, image_b), GREATEST(image_a, image_b)
+    ORDER BY honest DESC, weight DESC, CASE WHEN original = image_a THEN 0 ELSE 1 END, original) AS n
+  FROM collapsed
+)
+SELECT image_a, image_b, item_a, item_b, view_a, view_b, kind, weight, honest FROM numbered WHERE n = 1
+"""
+"""Near copies of one picture count as that picture: a pair of copies goes, and so does all but one of equal pairs."""
+
+HONEST_USER = "SELECT p.* FROM $source p WHERE p.honest"
+"""Pairs that rest on bots or impossible users alone go."""
+
+KNOWN_ITEM = """
+SELECT p.* FROM $source p
+LEFT JOIN items a ON p.item_a = a.item_id
+JOIN items b ON p.item_b = b.item_id
+WHERE (p.item_a IS NULL OR a.created_at < $train_end) AND b.created_at < $train_end
+"""
+"""Items created at or after the end of training are held out."""
+
+TRAINING_PICTURE = """
+SELECT p.* FROM $source p
+JOIN pictures a ON p.image_a = a.image_id
+JOIN pictures b ON p.image_b = b.image_id
+WHERE a.split = 0 AND b.split = 0
+"""
+"""Pictures of held-out queries, and near copies of them, are held out."""
+
+LIMIT = """
+WITH ends AS (
+  SELECT kind, image_a, image_b, item_a AS item_id, item_b AS other, weight FROM $source WHERE kind = 'co_click'
+  UNION ALL
+  SELECT kind, image_a, image_b, item_b, item_a, weight FROM $source WHERE kind = 'co_click'
+), over_limit AS (
+  SELECT DISTINCT image_a, image_b FROM (
+    SELECT *, ROW_NUMBER() OVER (PARTITION BY item_id ORDER BY weight DESC, other) AS n FROM ends) ranked
+  WHERE n > $max_co_click
+), numbered AS (
+  SELECT p.*, o.image_a IS NOT NULL AS crowded, ROW_NUMBER() OVER (
+    PARTITION BY p.kind, p.item_b ORDER BY
+      CASE WHEN (p.view_a IN ('main', 'sku')) <> (p.view_b IN ('main', 'sku')) THEN 0 ELSE 1 END,
+      MD5(CONCAT(p.image_a, '|', p.image_b, '|$seed')), p.image_a, p.image_b) AS n
+  FROM $source p LEFT JOIN over_limit o ON p.kind = 'co_click' AND p.image_a = o.image_a AND p.image_b = o.image_b
+)
+SELECT image_a, image_b, item_a, item_b, view_a, view_b, kind, weight, honest FROM numbered
+WHERE CASE kind WHEN 'co_click' THEN NOT crowded WHEN 'same_item' THEN n <= $max_same_item ELSE TRUE END
+"""
+"""At most so many pairs an item: the strongest co-clicks at both ends; of views those across shop and shopper first."""
+
+SOURCES = (SAME_ITEM, QUERY_ITEM, CO_CLICK)
+KINDS = ("same_item", "query_click", "query_cart", "query_order", "co_click")
+
+RULES = {
+    "category": CATEGORY_AGREEMENT,
+    "near_duplicate": NEAR_DUPLICATE,
+    "bot": HONEST_USER,
+    "new_item": KNOWN_ITEM,
+    "held_out_picture": TRAINING_PICTURE,
+    "limit": LIMIT,
+}
+"""Cleaning rules in the order in which they are applied; each reads `$source` and keeps a part of its rows."""

@@ -1,0 +1,169 @@
+"""The tables of pairing on DuckDB: opens the snapshot's, runs the SQL of `mining.py`, returns Arrow tables."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from string import Template
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+
+from onevision.data.contract import TABLES, TIMESTAMP
+from onevision.data.snapshot import Snapshot
+from onevision.errors import ContractError
+from onevision.pairing.config import PairingConfig
+from onevision.pairing.duplicates import copy_groups, follow_held_out, hash_pictures, representatives
+from onevision.pairing.mining import KINDS, LOG, OUTCOMES, QUERIES, RULES, SEARCHES, SOURCES
+from onevision.pairing.splits import PICTURES, RANKED_PICTURES, SPLITS, TimeSplit, split_names
+
+MAX_VIEWS = 64
+"""Pictures of an item, or clicks of a visit, that take part in a join of all with all."""
+_OUTCOME_LISTS = {
+    "shown": ("impression", "COALESCE(o.position, 2147483647), o.ts, o.event_id"),
+    "clicked": ("click", "o.ts, o.event_id"),
+    "carted": ("cart", "o.ts, o.event_id"),
+    "ordered": ("order", "o.ts, o.event_id"),
+}
+
+
+class PairTables:
+    """A DuckDB connection with the snapshot's tables, and the steps from them to queries and pairs, in order.
+
+    Args:
+        seed: which of equally good pairs stay when an item has too many.
+    """
+
+    def __init__(self, snapshot: Snapshot, split: TimeSplit, config: PairingConfig, seed: int) -> None:
+        self._numbers: dict[str, Any] = split.microseconds() | {
+            "seed": seed,
+            "max_views": MAX_VIEWS,
+            "max_clicks": config.max_clicks_per_minute,
+            "max_same_item": config.max_pairs_per_item,
+            "max_co_click": config.max_co_click_pairs_per_item,
+            **{name: value for name, value in config.model_dump().items() if name.endswith("_weight")},
+        }
+        self._bits = config.duplicate_hash_bits
+        self._snapshot = snapshot
+        self._connection = duckdb.connect()
+        for name in TABLES:
+            self._register(f"raw_{name}", snapshot.table(name))
+            times = [c.name for c in TABLES[name].columns if c.type == TIMESTAMP]
+            replaced = ", ".join(f"epoch_us({t}) AS {t}" for t in times)
+            star = f"* REPLACE ({replaced})" if times else "*"
+            self._connection.execute(f"CREATE VIEW {name} AS SELECT {star} FROM raw_{name}")
+
+    def count(self, sql: str) -> int:
+        """The one number that a query gives."""
+        return int(self._scalar(sql) or 0)
+
+    def first_event(self) -> datetime | None:
+        """Time of the first event; None if there is none."""
+        first = self._scalar("SELECT MIN(ts) FROM events")
+        return None if first is None else datetime.fromtimestamp(0, UTC) + timedelta(microseconds=first)
+
+    def require_sound(self) -> None:
+        """`ContractError` if an event is later than the snapshot or points at nothing: `validate` comes first."""
+        checks = {
+            "are later than the snapshot's date": "ts > $as_of",
+            "are of an item that table 'items' does not hold": "item_id NOT IN (SELECT item_id FROM items)",
+            "were sent with a picture that table 'images' does not hold": (
+                "query_image_id IS NOT NULL AND query_image_id NOT IN (SELECT image_id FROM images)"
+            ),
+        }
+        for what, condition in checks.items():
+            bad = self.count(f"SELECT COUNT(*) FROM events WHERE {condition}")
+            if bad:
+                example = self._scalar(f"SELECT MIN(event_id) FROM events WHERE {condition}")
+                raise ContractError(
+                    f"{self._snapshot.path}: {bad} events (such as {example!r}) {what}; "
+                    "run `onevision validate` first, it sets them aside"
+                )
+
+    def collect_searches(self) -> None:
+        """Split the events, mark dishonest users, and collect the searches by photo and what came of them."""
+        for statement in (LOG, SEARCHES, OUTCOMES):
+            self._run(statement)
+
+    def split_pictures(self) -> pa.Table:
+        """Give every picture its split and its representative; returns `image_splits` (order of `images`)."""
+        self._run(PICTURES)
+        ranked = self._fetch(RANKED_PICTURES)
+        ids = ranked["image_id"].to_pylist()
+        split, held_out = ranked["split"].to_numpy(), ranked["held_out"].to_numpy()
+        groups = copy_groups(hash_pictures(self._snapshot.images, ids), ranked["item_id"].to_pylist(), self._bits)
+        split = follow_held_out(split, held_out, groups)
+        stand_in = np.array(ids, dtype=object)[representatives(groups, split == 0)]
+        settled = {"image_id": ids, "split": split, "representative": pa.array(stand_in, pa.string())}
+        self._register("settled", pa.table(settled))
+        self._run(
+            "CREATE TABLE pictures AS SELECT d.* REPLACE (s.split AS split), s.representative AS representative "
+            "FROM dated_pictures d JOIN settled s ON d.image_id = s.image_id"
+        )
+        pictures = self._fetch("SELECT image_id, split, catalogue FROM pictures")
+        order = self._snapshot.table("images").select(["image_id"])
+        row_of = {image_id: row for row, image_id in enumerate(pictures["image_id"].to_pylist())}
+        pictures = pictures.take([row_of[image_id] for image_id in order["image_id"].to_pylist()])
+        names = split_names(pictures["split"].to_numpy(), pictures["catalogue"].to_numpy())
+        return order.append_column("split", names)
+
+    def queries(self) -> pa.Table:
+        """`queries.parquet`, by time and id."""
+        self._run(QUERIES)
+        rows = self._fetch("SELECT * FROM query_rows ORDER BY ts, query_id")
+        names = np.array(SPLITS, dtype=object)[rows["split"].to_numpy()]
+        rows = rows.set_column(rows.schema.get_field_index("split"), "split", pa.array(names, pa.string()))
+        rows = rows.set_column(rows.schema.get_field_index("ts"), "ts", rows["ts"].cast(TIMESTAMP))
+        flags = rows.select(["cold_item", "cold_user", "personal"])
+        rows = rows.drop_columns(flags.column_names)
+        for name, (event_type, order) in _OUTCOME_LISTS.items():
+            rows = rows.append_column(name, self._item_lists(event_type, order, rows["query_id"].to_pylist()))
+        for name in flags.column_names:
+            rows = rows.append_column(name, flags[name])
+        return rows
+
+    def pairs(self) -> tuple[pa.Table, list[tuple[str, dict[str, int]]]]:
+        """Mine pairs and clean them.
+
+        Returns:
+            `image_pairs.parquet`, and for mining and then each rule, its name and the pairs of each kind left after it.
+        """
+        union = "\nUNION ALL\n".join(f"SELECT * FROM ({source}) mined" for source in SOURCES)
+        self._run(f"CREATE TABLE pairs_0 AS {union}")
+        steps = [("mined", self._kinds("pairs_0"))]
+        for step, (rule, sql) in enumerate(RULES.items()):
+            self._numbers["source"] = f"pairs_{step}"
+            self._run(f"CREATE TABLE pairs_{step + 1} AS {sql}")
+            self._run(f"DROP TABLE pairs_{step}")
+            steps.append((rule, self._kinds(f"pairs_{step + 1}")))
+        columns = "image_a, image_b, item_a, item_b, view_a, view_b, kind, weight"
+        return self._fetch(f"SELECT {columns} FROM pairs_{len(RULES)} ORDER BY kind, image_a, image_b"), steps
+
+    def _kinds(self, table: str) -> dict[str, int]:
+        rows = self._connection.execute(f"SELECT kind, COUNT(*) FROM {table} GROUP BY kind").fetchall()
+        return dict.fromkeys(KINDS, 0) | dict(rows)
+
+    def _item_lists(self, event_type: str, order: str, query_ids: list[str]) -> pa.Array:
+        rows = self._fetch(
+            "SELECT o.query_id, o.item_id FROM outcomes o JOIN query_rows q ON o.query_id = q.query_id "
+            f"WHERE o.event_type = '{event_type}' ORDER BY q.ts, q.query_id, {order}"
+        )
+        counts = dict.fromkeys(query_ids, 0)
+        for query_id in rows["query_id"].to_pylist():
+            counts[query_id] += 1
+        offsets = np.concatenate([[0], np.cumsum(list(counts.values()), dtype=np.int64)])
+        return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), rows["item_id"].combine_chunks())
+
+    def _register(self, name: str, table: pa.Table) -> None:
+        self._connection.register(name, table)
+
+    def _run(self, sql: str) -> None:
+        self._connection.execute(Template(sql).substitute(self._numbers))
+
+    def _fetch(self, sql: str) -> pa.Table:
+        return self._connection.execute(Template(sql).substitute(self._numbers)).to_arrow_table()
+
+    def _scalar(self, sql: str) -> Any:
+        row = self._connection.execute(Template(sql).substitute(self._numbers)).fetchone()
+        return None if row is None else row[0]
