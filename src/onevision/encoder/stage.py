@@ -189,7 +189,9 @@ def _retrieval_metrics(embedding: NDArray[np.float32], pictures: Pictures, train
 
 
 def _loss_figure(curve: LossCurve) -> Figure:
-    series = {name: (curve.steps[-len(values) :], values) for name, values in curve.values.items()}
-    return line_chart(
-        "Alignment loss", series, caption="Training loss by optimiser step; circle loss joins after its warm-up."
-    )
+    # Circle loss joins late: pad its curve in front.
+    series: dict[str, list[float | None]] = {
+        name: [None] * (len(curve.steps) - len(values)) + list(values) for name, values in curve.values.items()
+    }
+    svg = line_chart(curve.steps, series, title="Alignment loss")
+    return Figure("Alignment loss", "svg", svg, "Training loss by optimiser step; circle loss joins after its warm-up.")

@@ -94,7 +94,7 @@ def train_encoder(
         optimizer.step()
         schedule.step()
         if step % max(1, config.steps // 100) == 0 or step == config.steps - 1:
-            curve.add(step, loss=loss.item(), infonce=losses["infonce"].item(), category=losses["category"].item())
+            curve.add(step, loss=loss.item(), **{name: value.item() for name, value in losses.items()})
     encoder.eval()
     return curve
 

@@ -166,17 +166,14 @@ def _figures(vrq: VRQ, x: NDArray[np.float32], metrics: dict[str, float]) -> lis
     agreement = {
         system: [metrics.get(f"{system}/vc@{level}", 0.0) for level in levels] for system in ("vrq", "rq_kmeans")
     }
-    curves = {name: (list(range(len(values))), values) for name, values in vrq.loss_curve_.items()}
-    figures = [
-        bar_panels("Codebook use", usage, x_label="code, by use", y_label="training pictures"),
-        grouped_bars(
-            "Code agreement between views",
-            [f"VC@{level}" for level in levels],
-            agreement,
-            y_label="share of held-out photos",
-            caption="Held-out photos that share their product's first codes.",
-        ),
+    steps = list(range(len(next(iter(vrq.loss_curve_.values()), []))))
+    use = bar_panels(usage, title="Codebook use", x_label="code, by use", y_label="training pictures")
+    views = grouped_bars(
+        [f"VC@{level}" for level in levels], agreement, title="Code agreement between views", y_label="held-out photos"
+    )
+    losses = line_chart(steps, vrq.loss_curve_, title="VRQ losses", x_label="checkpoint", y_label="weighted loss")
+    return [
+        Figure("Codebook use", "svg", use, "Training pictures on each code, the most used first."),
+        Figure("Code agreement between views", "svg", views, "Held-out photos that share their product's first codes."),
+        Figure("VRQ losses", "svg", losses, "Weighted losses during training."),
     ]
-    if curves:
-        figures.append(line_chart("VRQ losses", curves, x_label="fiftieth of training", y_label="weighted loss"))
-    return figures

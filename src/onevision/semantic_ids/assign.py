@@ -6,6 +6,7 @@ depends on its own views alone: not on other items, on the order of rows, or on 
 
 from __future__ import annotations
 
+import itertools
 from typing import NamedTuple
 
 import numpy as np
@@ -47,7 +48,7 @@ def assign(
     codes = np.empty((items, len(quantizer.codebook_sizes)), np.int16)
     embedding = np.empty((items, view_embedding.shape[1]), np.float32)
     bounds = np.searchsorted(view_item, np.arange(0, items + ITEMS_A_BATCH, ITEMS_A_BATCH))
-    for start, (low, high) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+    for start, (low, high) in enumerate(itertools.pairwise(bounds)):
         first = start * ITEMS_A_BATCH
         rows = np.arange(low, high)[~outlier[low:high]]
         owner = torch.from_numpy(view_item[rows] - first)
