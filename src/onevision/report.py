@@ -42,6 +42,7 @@ class StageReport:
         metrics: flat name -> finite number; systems are prefixed, such as `generator_sft/hr@10`.
         warnings: sentences that a person should read.
         seconds: wall-clock time.
+        reused: whether the artifact was taken from the stage cache; the seconds are then those of the first run.
     """
 
     stage: str
@@ -52,6 +53,7 @@ class StageReport:
     figures: list[Figure] = field(default_factory=list)
     seconds: float = 0.0
     peak_memory_mb: float = 0.0
+    reused: bool = False
 
     def __post_init__(self) -> None:
         self.check()

@@ -7,7 +7,7 @@ Nothing heavy is imported until a stage runs.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,8 @@ class Stage:
         output: kind of the artifact that it writes.
         summary: one line for help texts and reports.
         extra: the optional dependency group that it needs, if any.
+        parameters: keyword -> help of further text arguments of the function, such as where to publish.
+        pure: whether the artifact follows from inputs, recipe and code alone; only such a stage is ever reused.
     """
 
     name: str
@@ -31,6 +33,8 @@ class Stage:
     output: str
     summary: str
     extra: str | None = None
+    parameters: dict[str, str] = field(default_factory=dict)
+    pure: bool = True
 
 
 _STAGES = (
@@ -163,6 +167,8 @@ _STAGES = (
         },
         "bundle",
         "gate the challenger, assemble the bundle and promote it",
+        parameters={"store": "bundle store to publish into: a folder or gs://bucket/prefix; none only assembles"},
+        pure=False,
     ),
 )
 
