@@ -1,0 +1,188 @@
+"""Run one stage: the same call behind the command line, the KFP components and the local pipeline.
+
+It checks the inputs, loads the recipe, imports the stage's function, measures it, and leaves `report.json` and
+`report.html` beside the artifact. Where a stage cache is named, finished work is taken from there.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from onevision.artifacts import MANIFEST, open_artifact
+from onevision.errors import MissingDependencyError, OneVisionError
+from onevision.recipe import load_recipe
+from onevision.report import StageReport
+from onevision.stage_cache import StageCache, stage_key
+from onevision.stages import STAGES, Stage
+
+SYNTHETIC = "onevision.data.synthetic"
+
+
+def run_stage(
+    name: str,
+    inputs: Mapping[str, Path | str],
+    out: Path | str,
+    *,
+    recipe: str,
+    overrides: Sequence[str] = (),
+    html: Path | str | None = None,
+    parameters: Mapping[str, str] | None = None,
+) -> StageReport:
+    """Run a stage of `onevision.stages.STAGES` and write its artifact, its report and its page.
+
+    Args:
+        inputs: input name -> artifact folder; a snapshot may also be a `gs://` prefix.
+        out: folder of the artifact; an artifact that is there already is replaced.
+        recipe: packaged name or path of a YAML file; `overrides` are `section.key=value`.
+        html: a second place for the page, such as the one that KFP shows.
+        parameters: the stage's further arguments (`Stage.parameters`); empty ones count as not given.
+
+    Raises:
+        OneVisionError: a mistake in the name, the inputs, the recipe or the data.
+    """
+    stage = find_stage(name)
+    target = check_output_folder(Path(out))
+    arguments = _parameters(stage, parameters or {})
+    values = load_recipe(recipe, overrides)
+    section = getattr(values, stage.section)
+    paths = _input_paths(stage, inputs)
+    identities = {key: open_artifact(path, stage.inputs[key], verify=False).identity for key, path in paths.items()}
+
+    def work() -> StageReport:
+        return _function(stage)(**paths, **arguments, out=target, config=section, seed=values.seed)
+
+    cache = StageCache.from_environment() if stage.pure else None
+    key = stage_key(name, section, values.seed, identities, stage.function.partition(":")[0]) if cache else ""
+    report = _finished(name, stage.output, target, work, cache, key)
+    _write_page(report, [target / "report.html", *([Path(html)] if html else [])])
+    return report
+
+
+def make_snapshot(out: Path, *, recipe: str, overrides: Sequence[str] = (), data: Path | None = None) -> StageReport:
+    """Write the snapshot that a recipe starts from: the synthetic shop, or the grocery data in the folder `data`."""
+    values = load_recipe(recipe, overrides)
+    check_output_folder(out)
+    if values.snapshot.source == "grocery":
+        from onevision.data.grocery import write_grocery_snapshot
+
+        return _finished("snapshot", "snapshot", out, lambda: write_grocery_snapshot(out, data), None, "")
+
+    def work() -> StageReport:
+        from onevision.data.synthetic import write_synthetic_snapshot
+
+        return write_synthetic_snapshot(out, values.snapshot, values.seed)
+
+    cache = StageCache.from_environment()
+    key = stage_key("snapshot", values.snapshot, values.seed, {}, SYNTHETIC) if cache else ""
+    return _finished("snapshot", "snapshot", out, work, cache, key)
+
+
+def find_stage(name: str) -> Stage:
+    """The stage of that name; `OneVisionError` with the nearest right name."""
+    if name not in STAGES:
+        close = difflib.get_close_matches(name, STAGES, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise OneVisionError(f"no stage {name!r}{hint} The stages are: {', '.join(STAGES)}")
+    return STAGES[name]
+
+
+def check_output_folder(out: Path) -> Path:
+    """Refuse a folder that holds something else than an artifact: a stage starts by emptying its output folder."""
+    if out.exists() and not out.is_dir():
+        raise OneVisionError(f"{out}: this is a file; an artifact is a folder")
+    if out.is_dir() and any(out.iterdir()) and not (out / MANIFEST).exists():
+        raise OneVisionError(
+            f"{out}: the folder is not empty and holds no finished artifact; name another folder, or delete this one"
+        )
+    return out
+
+
+def describe(report: StageReport) -> str:
+    """One line about a finished stage: seconds, memory and counts."""
+    counts = ", ".join(f"{name.replace('_', ' ')} {value:,}" for name, value in report.counts.items())
+    took = f"reused, took {report.seconds:.1f} s" if report.reused else f"{report.seconds:.1f} s"
+    return f"{report.stage}: {took}, {report.peak_memory_mb:,.0f} MB{'; ' if counts else ''}{counts}"
+
+
+def peak_memory_mb() -> float:
+    """Largest resident memory of this process so far, in MB (10^6 bytes)."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
+
+
+def _finished(
+    name: str, kind: str, out: Path, work: Callable[[], StageReport], cache: StageCache | None, key: str
+) -> StageReport:
+    """Take the artifact from the cache, or do the work, measure it, and keep the artifact."""
+    report = cache.fetch(name, key, kind, out) if cache else None
+    if report:
+        report.save(out)
+        return report
+    started = time.perf_counter()
+    report = work()
+    report.seconds = time.perf_counter() - started
+    report.peak_memory_mb = peak_memory_mb()
+    open_artifact(out, kind, verify=False)
+    report.save(out)
+    if cache:
+        cache.store(name, key, out)
+    return report
+
+
+def _input_paths(stage: Stage, inputs: Mapping[str, Path | str]) -> dict[str, Path]:
+    """Local folders of a stage's inputs, in the stage's order; a snapshot in a bucket is downloaded."""
+    missing, unknown = stage.inputs.keys() - inputs.keys(), inputs.keys() - stage.inputs.keys()
+    if missing or unknown:
+        raise OneVisionError(
+            f"stage {stage.name} takes the inputs {', '.join(stage.inputs)}"
+            + (f"; missing: {', '.join(sorted(missing))}" if missing else "")
+            + (f"; unknown: {', '.join(sorted(unknown))}" if unknown else "")
+        )
+    return {name: _local_folder(str(inputs[name])) for name in stage.inputs}
+
+
+def _local_folder(location: str) -> Path:
+    if "://" not in location:
+        return Path(location)
+    from onevision.data.snapshot import Snapshot
+
+    return Snapshot.open(location).path
+
+
+def _parameters(stage: Stage, parameters: Mapping[str, str]) -> dict[str, str]:
+    unknown = parameters.keys() - stage.parameters.keys()
+    if unknown:
+        raise OneVisionError(f"stage {stage.name} has no parameter {', '.join(sorted(unknown))}")
+    return {name: value for name, value in parameters.items() if value}
+
+
+def _function(stage: Stage) -> Callable[..., StageReport]:
+    module, _, function = stage.function.partition(":")
+    try:
+        found: Any = getattr(importlib.import_module(module), function)
+    except ModuleNotFoundError as error:
+        if stage.extra is None or (error.name or "").split(".")[0] == "onevision":
+            raise
+        raise MissingDependencyError(
+            f"stage {stage.name} needs the package {error.name!r}: pip install 'onevision[{stage.extra}]'"
+        ) from None
+    return found
+
+
+def _write_page(report: StageReport, places: Sequence[Path]) -> None:
+    from onevision.reporting.page import stage_page
+
+    page = stage_page(report)
+    for place in places:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        temporary = place.with_name(f".{place.name}.{os.getpid()}.tmp")
+        temporary.write_text(page, encoding="utf-8")
+        temporary.replace(place)

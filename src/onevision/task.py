@@ -1,0 +1,100 @@
+"""Run one stage as a task of a pipeline: what every KFP component calls.
+
+It says on standard output which stage runs and how it ended, and hands metrics and lineage to KFP through the two
+attributes it needs (`path`, `metadata`), so that the library knows no KFP.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from onevision.artifacts import open_artifact
+from onevision.errors import OneVisionError
+from onevision.runner import describe, run_stage
+
+MARK = "onevision: "
+"""Lines for a person begin with this; everything else that a task prints is detail."""
+TERMINAL_VARIABLE = "ONEVISION_TERMINAL"
+"""Terminal device for progress bars, where a local pipeline collects the output of its tasks."""
+
+
+class Output(Protocol):
+    """What a task needs of a KFP artifact."""
+
+    path: str
+    metadata: dict[str, Any]
+
+
+def run_task(
+    name: str,
+    inputs: Mapping[str, str],
+    out: Output,
+    *,
+    recipe: str,
+    overrides: Sequence[str],
+    metrics: Output,
+    page: Output,
+    parameters: Mapping[str, str] | None = None,
+    snapshot_id: str = "",
+    lineage: Mapping[str, str] | None = None,
+) -> None:
+    """Run a stage, log its metrics, and put identity and counts on the artifact.
+
+    A mistake in the input ends the process with status 1 and one message; a bug keeps its traceback.
+
+    Args:
+        snapshot_id: where not empty, the snapshot that comes in must carry this id.
+        lineage: what else KFP should know of the artifact, such as the date of the run.
+    """
+    say(f"{name}: started")
+    try:
+        if snapshot_id:
+            _require_snapshot(inputs["snapshot"], snapshot_id)
+        with _terminal_for_progress():
+            report = run_stage(
+                name, inputs, out.path, recipe=recipe, overrides=overrides, html=page.path, parameters=parameters
+            )
+    except OneVisionError as error:
+        say(f"{name} failed: {error}")
+        raise SystemExit(1) from None
+    except Exception as error:
+        say(f"{name} failed: {type(error).__name__}: {error} (a bug: its traceback is in the log)")
+        raise
+    for warning in report.warnings:
+        say(f"{name}: warning: {warning}")
+    say(describe(report))
+    artifact = open_artifact(out.path, verify=False)
+    out.metadata.update(artifact.counts)
+    out.metadata.update(lineage or {}, identity=artifact.identity, generation=artifact.generation or "")
+    metrics.metadata.update({key: float(value) for key, value in report.metrics.items()})
+    metrics.metadata.update(seconds=report.seconds, peak_memory_mb=report.peak_memory_mb)
+
+
+def say(text: str) -> None:
+    """Print lines that the local pipeline shows to the person who waits."""
+    for line in text.splitlines():
+        print(f"{MARK}{line}", flush=True)
+
+
+def _require_snapshot(location: str, snapshot_id: str) -> None:
+    from onevision.data.snapshot import Snapshot
+
+    found = Snapshot.open(location, verify=False).snapshot_id
+    if found != snapshot_id:
+        raise OneVisionError(f"{location}: this is snapshot {found!r}, the run is for {snapshot_id!r}")
+
+
+@contextlib.contextmanager
+def _terminal_for_progress() -> Iterator[None]:
+    """Send standard error, where the progress bars are, to the terminal that the environment names."""
+    device = os.environ.get(TERMINAL_VARIABLE)
+    if not device or not Path(device).exists():
+        yield
+        return
+    with open(device, "w", buffering=1) as terminal, contextlib.redirect_stderr(terminal):
+        yield
