@@ -1,0 +1,49 @@
+"""Resources, retries and caching of every task, in one place."""
+
+from dataclasses import dataclass
+
+from kfp import dsl
+
+RETRY_WAIT = "60s"
+
+
+@dataclass(frozen=True)
+class TaskSettings:
+    """What a task may use on a cluster; the local runner ignores it.
+
+    Attributes:
+        cpu, memory: request and limit; memory is the tighter one, because a task beyond it is killed.
+        retries: attempts after a failure of the machine; a mistake in the data fails each of them.
+        cache: whether KFP may take the task's outputs from an earlier run with the same inputs.
+    """
+
+    cpu: str = "2"
+    memory: str = "4Gi"
+    retries: int = 2
+    cache: bool = True
+
+
+SETTINGS: dict[str, TaskSettings] = {
+    "validate": TaskSettings(memory="6Gi"),
+    "pair": TaskSettings(),
+    "align": TaskSettings(cpu="4", memory="8Gi"),
+    "train-vrq": TaskSettings(cpu="4"),
+    "assign-ids": TaskSettings(),
+    "materialize-features": TaskSettings(memory="6Gi"),
+    "sft": TaskSettings(cpu="4", memory="8Gi"),
+    "align-preferences": TaskSettings(cpu="4", memory="8Gi"),
+    "calibrate-pruning": TaskSettings(cpu="4"),
+    "evaluate": TaskSettings(cpu="4", memory="8Gi"),
+    "publish": TaskSettings(cache=False),
+}
+"""Stage name -> settings. Publishing is never cached: it reads and moves the champion."""
+
+
+def configure(task: dsl.PipelineTask) -> dsl.PipelineTask:
+    """Apply the settings of the stage that the task is named after, and return the task."""
+    settings = SETTINGS[task.name]
+    task.set_cpu_request(settings.cpu).set_cpu_limit(settings.cpu)
+    task.set_memory_request(settings.memory).set_memory_limit(settings.memory)
+    task.set_retry(settings.retries, backoff_duration=RETRY_WAIT)
+    task.set_caching_options(settings.cache)
+    return task
