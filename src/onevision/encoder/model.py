@@ -29,6 +29,29 @@ class EncoderOutput(NamedTuple):
     tokens: Tensor
 
 
+class Embedded(NamedTuple):
+    """Embedded pictures as arrays.
+
+    `embedding` (N, d) float32 of unit length; `category` (N, K) float16, the predicted mixture of leaf categories;
+    `tokens` (N, T, C) float16, the tower's patch tokens.
+    """
+
+    embedding: NDArray[np.float32]
+    category: NDArray[np.float16]
+    tokens: NDArray[np.float16]
+
+
+def to_arrays(output: EncoderOutput) -> Embedded:
+    """The encoder's output as arrays."""
+    category = output.category_logits.softmax(1).numpy().astype(np.float16)
+    return Embedded(output.embedding.numpy(), category, output.tokens.numpy().astype(np.float16))
+
+
+def join(parts: list[Embedded]) -> Embedded:
+    """Put batches of embedded pictures together; there must be at least one."""
+    return Embedded(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+
+
 class Encoder(nn.Module):
     """e = normalize((1 - w) x + w c), x the projected picture and c a category vector.
 
@@ -80,29 +103,17 @@ class Encoder(nn.Module):
         return torch.tensor([-1 if c is None else row.get(c, -1) for c in category_ids], dtype=torch.long)
 
     @torch.inference_mode()
-    def embed(
-        self, pixels: NDArray[np.uint8], category_ids: list[str | None] | None = None
-    ) -> tuple[NDArray[np.float32], NDArray[np.float16]]:
-        """Embed pictures (N, S, S, 3) in evaluation mode.
-
-        Returns:
-            embedding (N, d) float32 of unit length, and patch tokens (N, T, C) float16. A picture's result does not
-            depend on what else is in the call (up to float rounding).
-        """
+    def embed(self, pixels: NDArray[np.uint8], category_ids: list[str | None] | None = None) -> Embedded:
+        """Embed pictures (N, S, S, 3) in evaluation mode; a picture's result does not depend on its neighbours."""
         was_training = self.training
         self.eval()
         known = self.category_rows(category_ids if category_ids is not None else [None] * len(pixels))
-        embeddings, tokens = [], []
+        parts = []
         for start in range(0, len(pixels), EMBED_BATCH):
             batch = slice(start, start + EMBED_BATCH)
-            output = self(torch.from_numpy(pixels[batch]), known[batch])
-            embeddings.append(output.embedding.numpy())
-            tokens.append(output.tokens.numpy().astype(np.float16))
+            parts.append(to_arrays(self(torch.from_numpy(pixels[batch]), known[batch])))
         self.train(was_training)
-        shape = (0, self.config.embedding_dim), (0, 0, self.tower.token_dim)
-        if not embeddings:
-            return np.zeros(shape[0], np.float32), np.zeros(shape[1], np.float16)
-        return np.concatenate(embeddings), np.concatenate(tokens)
+        return join(parts)
 
     def save_pretrained(self, folder: Path) -> None:
         """Write `config.json` and `model.safetensors`; a frozen tower's weights are written too."""

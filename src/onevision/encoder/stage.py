@@ -21,7 +21,7 @@ from onevision.data.images import decode_image, load_pixels
 from onevision.data.snapshot import Snapshot
 from onevision.encoder.augmentation import flip_crop
 from onevision.encoder.config import EncoderConfig
-from onevision.encoder.model import EMBED_BATCH, Encoder
+from onevision.encoder.model import EMBED_BATCH, Embedded, Encoder, EncoderOutput, join, to_arrays
 from onevision.encoder.retrieval import instance_recall
 from onevision.encoder.sampler import TrainingViews, collect_views
 from onevision.encoder.training import LossCurve, train_encoder
@@ -55,25 +55,24 @@ def run(*, snapshot: Path, pairs: Path, out: Path, config: EncoderConfig, seed: 
     views = collect_views(pictures.table, train_ids, pq.read_table(pairs_artifact.file("image_pairs.parquet")))
     categories = sorted({c for c in pictures.category if c is not None})
     encoder = Encoder(config, categories)
-    curve, embedding, tokens = (_train_frozen if encoder.tower.frozen else _train_tower)(
-        encoder, shop, pictures, views, seed
-    )
+    train = _train_frozen if encoder.tower.frozen else _train_tower
+    curve, embedded = train(encoder, shop, pictures, views, seed)
     encoder.save_pretrained(out)
-    save_file({"embedding": embedding}, out / "embeddings.safetensors")
-    save_file({"tokens": tokens}, out / "tokens.safetensors")
+    save_file({"embedding": embedded.embedding, "category": embedded.category}, out / "embeddings.safetensors")
+    save_file({"tokens": embedded.tokens}, out / "tokens.safetensors")
     table = pictures.table.select(["image_id", "item_id", "view"]).append_column("split", pa.array(pictures.split))
     pq.write_table(table, out / "images.parquet")
     report = StageReport(
         "align",
         counts={
             "images_in": len(table),
-            "images_embedded": len(embedding),
+            "images_embedded": len(embedded.embedding),
             "images_trained": len(np.concatenate(views.catalogue + views.shopper)),
             "images_not_trained": len(table) - len(np.concatenate(views.catalogue + views.shopper)),
             "products_trained": len(views.items),
             "products_with_clicked_neighbours": len(views.neighbours),
         },
-        metrics=_retrieval_metrics(embedding, pictures, set(views.items)),
+        metrics=_retrieval_metrics(embedded.embedding, pictures, set(views.items)),
         figures=[_loss_figure(curve)],
     )
     finish_artifact(out, "encoder", parents={"snapshot": shop.artifact, "pairs": pairs_artifact}, counts=report.counts)
@@ -97,7 +96,7 @@ def read_pictures(shop: Snapshot, pairs: Path) -> Pictures:
 
 def _train_tower(
     encoder: Encoder, shop: Snapshot, pictures: Pictures, views: TrainingViews, seed: int
-) -> tuple[LossCurve, NDArray[np.float32], NDArray[np.float16]]:
+) -> tuple[LossCurve, Embedded]:
     """Train tower and head from pixels; then decode and embed everything in chunks."""
     config = encoder.config
     rows = pictures.train_rows
@@ -114,20 +113,15 @@ def _train_tower(
         return encoder.tower(torch.from_numpy(picture)).pooled
 
     curve = train_encoder(encoder, views, _known(encoder, pictures), pictures.catalogue, pooled, seed=seed)
-    embedding, tokens = embed_pictures(encoder, shop, pictures)
-    return curve, embedding, tokens
+    return curve, embed_pictures(encoder, shop, pictures)
 
 
 def _train_frozen(
     encoder: Encoder, shop: Snapshot, pictures: Pictures, views: TrainingViews, seed: int
-) -> tuple[LossCurve, NDArray[np.float32], NDArray[np.float16]]:
+) -> tuple[LossCurve, Embedded]:
     """Run the frozen tower once over every picture, train the head on what it gives."""
-    pooled_parts, token_parts = [], []
-    for batch, _ in _picture_batches(encoder, shop, pictures, "tower"):
-        output = encoder.tower(torch.from_numpy(batch))
-        pooled_parts.append(output.pooled)
-        token_parts.append(output.tokens.numpy().astype(np.float16))
-    features = torch.cat(pooled_parts)
+    outputs = [encoder.tower(torch.from_numpy(b)) for b, _ in _picture_batches(encoder, shop, pictures, "tower")]
+    features = torch.cat([output.pooled for output in outputs])
     known = _known(encoder, pictures)
 
     def pooled(batch: NDArray[np.int64]) -> Tensor:
@@ -135,22 +129,17 @@ def _train_frozen(
 
     curve = train_encoder(encoder, views, known, pictures.catalogue, pooled, seed=seed)
     with torch.inference_mode():
-        shown = torch.from_numpy(np.where(pictures.catalogue, known, -1))
-        embedding = encoder.fuse(features, shown)[0].numpy()
-    return curve, embedding, np.concatenate(token_parts)
+        embedding, logits = encoder.fuse(features, torch.from_numpy(np.where(pictures.catalogue, known, -1)))
+        return curve, to_arrays(EncoderOutput(embedding, logits, torch.cat([output.tokens for output in outputs])))
 
 
-def embed_pictures(
-    encoder: Encoder, shop: Snapshot, pictures: Pictures
-) -> tuple[NDArray[np.float32], NDArray[np.float16]]:
+def embed_pictures(encoder: Encoder, shop: Snapshot, pictures: Pictures) -> Embedded:
     """Embed every picture: catalogue views with their known category, others with the predicted mixture."""
-    embeddings, tokens = [], []
+    parts = []
     for batch, rows in _picture_batches(encoder, shop, pictures, "embed"):
         known = [pictures.category[r] if pictures.catalogue[r] else None for r in rows]
-        e, t = encoder.embed(batch, known)
-        embeddings.append(e)
-        tokens.append(t)
-    return np.concatenate(embeddings), np.concatenate(tokens)
+        parts.append(encoder.embed(batch, known))
+    return join(parts)
 
 
 def _picture_batches(
