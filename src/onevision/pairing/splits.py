@@ -45,6 +45,13 @@ SELECT image_id, item_id, split, held_out FROM dated_pictures ORDER BY {VIEW_ORD
 """
 """Pictures in the order in which one stands for its near copies: catalogue views first."""
 
+SETTLED_PICTURES = """
+CREATE TABLE pictures AS
+SELECT d.image_id, d.item_id, d.view, d.catalogue, d.seen, s.split, s.representative
+FROM dated_pictures d JOIN settled s ON d.image_id = s.image_id
+"""
+"""The pictures after `settled` moved near copies: their split, and the picture that stands for each."""
+
 
 @dataclass(frozen=True)
 class TimeSplit:

@@ -21,6 +21,8 @@ from onevision.pairing.tables import PairTables
 from onevision.report import ReportTable, StageReport
 
 PAIRS_KIND = "pairs"
+_OUTCOMES = ("clicked", "carted", "ordered")
+_FLAGS = ("cold_item", "cold_user", "personal")
 _NO_ENCODER = (
     "the similarity window (click-only pairs below 0.6, ordered pairs below 0.4) was not applied: "
     "it needs a trained encoder, and pairing comes before there is one"
@@ -43,7 +45,7 @@ def run(*, snapshot: Path, out: Path, config: PairingConfig, seed: int) -> Stage
     searches = tables.count("SELECT COUNT(*) FROM searches")
     if searches == 0:
         raise OneVisionError(
-            f"{source.path}: no searches by photo: no event (of an honest user) in table 'events' has both query_id and "
+            f"{source.path}: no searches by photo: no event (of an honest user) in table 'events' has query_id and "
             "query_image_id. Without them there is nothing to learn a search from and nothing to measure it on; "
             "fill these two columns for the events of a search"
         )
@@ -116,7 +118,3 @@ def _query_table(queries: pa.Table) -> ReportTable:
     titles = [name.replace("_", " ") for name in (*_OUTCOMES, *_FLAGS)]
     caption = "Searches by photo, how many led to something, and how many concern what training has not seen."
     return ReportTable("Queries by split", ["split", "queries", *titles], rows, caption)
-
-
-_OUTCOMES = ("clicked", "carted", "ordered")
-_FLAGS = ("cold_item", "cold_user", "personal")

@@ -16,7 +16,7 @@ from onevision.errors import ContractError
 from onevision.pairing.config import PairingConfig
 from onevision.pairing.duplicates import copy_groups, follow_held_out, hash_pictures, representatives
 from onevision.pairing.mining import KINDS, LOG, OUTCOMES, QUERIES, RULES, SEARCHES, SOURCES
-from onevision.pairing.splits import PICTURES, RANKED_PICTURES, SPLITS, TimeSplit, split_names
+from onevision.pairing.splits import PICTURES, RANKED_PICTURES, SETTLED_PICTURES, SPLITS, TimeSplit, split_names
 
 MAX_VIEWS = 64
 """Pictures of an item, or clicks of a visit, that take part in a join of all with all."""
@@ -97,10 +97,7 @@ class PairTables:
         stand_in = np.array(ids, dtype=object)[representatives(groups, split == 0)]
         settled = {"image_id": ids, "split": split, "representative": pa.array(stand_in, pa.string())}
         self._register("settled", pa.table(settled))
-        self._run(
-            "CREATE TABLE pictures AS SELECT d.* REPLACE (s.split AS split), s.representative AS representative "
-            "FROM dated_pictures d JOIN settled s ON d.image_id = s.image_id"
-        )
+        self._run(SETTLED_PICTURES)
         pictures = self._fetch("SELECT image_id, split, catalogue FROM pictures")
         order = self._snapshot.table("images").select(["image_id"])
         row_of = {image_id: row for row, image_id in enumerate(pictures["image_id"].to_pylist())}

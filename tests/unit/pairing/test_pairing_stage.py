@@ -1,0 +1,375 @@
+"""Promises of the `pair` stage, on the tiny shop and on versions of it that a test has spoilt."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from support.snapshots import AS_OF, Images, Tables, make_tables, save_snapshot
+
+from onevision.artifacts import open_artifact, read_json
+from onevision.errors import ContractError, OneVisionError
+from onevision.pairing.config import PairingConfig
+from onevision.pairing.stage import run
+from onevision.report import StageReport
+
+DAY = timedelta(days=1)
+TRAIN_END = AS_OF - 8 * DAY
+EXACT = PairingConfig(duplicate_hash_bits=0)
+
+
+class Pairs:
+    """What a run wrote, as data frames."""
+
+    def __init__(self, out: Path, report: StageReport) -> None:
+        self.out, self.report = out, report
+        self.pairs = pd.read_parquet(out / "image_pairs.parquet")
+        self.queries = pd.read_parquet(out / "queries.parquet")
+        splits = pd.read_parquet(out / "image_splits.parquet")
+        self.split = dict(zip(splits["image_id"], splits["split"], strict=True))
+
+    @property
+    def pictures(self) -> set[str]:
+        return set(self.pairs["image_a"]) | set(self.pairs["image_b"])
+
+
+Runner = Callable[..., Pairs]
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Runner:
+    """Write tables and pictures as a snapshot, pair it, and read what came out."""
+    runs = 0
+
+    def go(tables: Tables, images: Images, config: PairingConfig = EXACT, seed: int = 7) -> Pairs:
+        nonlocal runs
+        runs += 1
+        save_snapshot(tmp_path / f"snapshot{runs}", tables, images)
+        out = tmp_path / f"pairs{runs}"
+        return Pairs(out, run(snapshot=tmp_path / f"snapshot{runs}", out=out, config=config, seed=seed))
+
+    return go
+
+
+def with_rows(tables: Tables, name: str, rows: list[dict]) -> Tables:
+    """The tables with rows appended to one of them."""
+    return tables | {name: pa.concat_tables([tables[name], pa.Table.from_pylist(rows, tables[name].schema)])}
+
+
+def event(event_id: str, ts: datetime, kind: str, item: str, **columns: object) -> dict:
+    base = {"query_id": None, "query_image_id": None, "position": None, "user_id": "u01"}
+    return {"event_id": event_id, "ts": ts, "event_type": kind, "item_id": item} | base | columns
+
+
+def recompress(data: bytes) -> bytes:
+    stream = io.BytesIO()
+    Image.open(io.BytesIO(data)).save(stream, "JPEG", quality=60)
+    return stream.getvalue()
+
+
+def replace_picture(images: Images, image_id: str, data: bytes) -> Images:
+    return [(name, data if name == image_id else old) for name, old in images]
+
+
+def photos(tables: Tables, item: str, before: datetime | None = None, after: datetime | None = None) -> list[str]:
+    frame = tables["images"].to_pandas().query("view == 'user_photo' and item_id == @item")
+    if before is not None:
+        frame = frame[frame["created_at"] < before]
+    if after is not None:
+        frame = frame[frame["created_at"] >= after]
+    return list(frame["image_id"])
+
+
+def item_photographed_on_both_sides(tables: Tables) -> str:
+    items = tables["items"]["item_id"].to_pylist()
+    return next(i for i in items if photos(tables, i, before=TRAIN_END) and photos(tables, i, after=AS_OF - 4 * DAY))
+
+
+def test_queries_are_split_by_time_and_hold_what_came_of_them(pair: Runner) -> None:
+    tables, images = make_tables()
+    result = pair(tables, images)
+    borders = read_json(result.out / "splits.json")
+    assert borders["train_end"] == TRAIN_END.isoformat()
+    assert borders["validation_end"] == (AS_OF - 4 * DAY).isoformat()
+    for split, start, end in (
+        ("train", AS_OF - 12 * DAY, TRAIN_END),
+        ("validation", TRAIN_END, AS_OF - 4 * DAY),
+        ("test", AS_OF - 4 * DAY, AS_OF),
+    ):
+        times = result.queries[result.queries["split"] == split]["ts"]
+        assert len(times) > 0
+        assert times.between(start, end, inclusive="left").all()
+    events = tables["events"].to_pandas()
+    assert set(result.queries["query_id"]) == set(events["query_id"])
+    photo_of = dict(zip(*(tables["images"][c].to_pylist() for c in ("image_id", "item_id")), strict=True))
+    for query in result.queries.to_dict("records"):
+        of_query = events.query("query_id == @query['query_id']")
+        shown = of_query.query("event_type == 'impression'").sort_values("position")
+        clicked = of_query.query("event_type == 'click'").sort_values(["ts", "event_id"])
+        assert list(query["shown"]) == list(shown["item_id"])
+        assert list(query["clicked"]) == list(clicked["item_id"])
+        assert query["photographed_item"] == photo_of[query["image_id"]]
+        assert query["personal"] == (query["clicked"][0] != query["photographed_item"])
+
+
+def test_cold_items_and_users_are_those_that_training_has_not_seen(pair: Runner) -> None:
+    tables, images = make_tables()
+    queries = pair(tables, images).queries
+    created = tables["items"].to_pandas().set_index("item_id")["created_at"]
+    assert (queries["cold_item"] == (queries["photographed_item"].map(created) >= TRAIN_END)).all()
+    events = tables["events"].to_pandas()
+    seen = set(events[events["ts"] < TRAIN_END]["user_id"])
+    assert (queries["cold_user"] == ~queries["user_id"].isin(seen)).all()
+    assert queries["cold_item"].any()
+    assert queries["cold_user"].any()
+
+
+def test_training_pairs_hold_nothing_of_the_held_out_days(pair: Runner) -> None:
+    tables, images = make_tables()
+    result = pair(tables, images, PairingConfig())
+    held_out = set(result.queries.query("split != 'train'")["image_id"])
+    assert {result.split[image] for image in result.pictures} == {"train"}
+    assert not held_out & result.pictures
+    created = tables["items"].to_pandas().set_index("item_id")["created_at"]
+    assert (pd.concat([result.pairs["item_a"], result.pairs["item_b"]]).map(created) < TRAIN_END).all()
+    assert {result.split[image] for image in held_out} == {"validation", "test"}
+    assert "catalogue_cold" in result.split.values()
+
+
+def test_held_out_days_cannot_change_training_pairs(pair: Runner) -> None:
+    tables, images = make_tables()
+    past_events = tables["events"].filter(pa.compute.less(tables["events"]["ts"], pa.scalar(TRAIN_END)))
+    past = tables | {"events": past_events}
+    pd.testing.assert_frame_equal(pair(tables, images).pairs, pair(past, images).pairs)
+
+
+def test_near_copy_of_a_test_photo_is_in_no_training_pair_and_no_training_query(pair: Runner) -> None:
+    tables, images = make_tables()
+    item = item_photographed_on_both_sides(tables)
+    old, new = photos(tables, item, before=TRAIN_END)[0], photos(tables, item, after=AS_OF - 4 * DAY)[0]
+    assert old in pair(tables, images).pictures
+    copied = replace_picture(images, old, recompress(dict(images)[new]))
+    result = pair(tables, copied, PairingConfig(duplicate_hash_bits=2))
+    assert old not in result.pictures
+    assert result.split[old] == "test"
+    assert old not in set(result.queries["image_id"])
+    assert result.report.counts["queries_with_a_later_picture"] == 1
+    assert result.report.counts["pairs_dropped_held_out_picture"] > 0
+
+
+def test_catalogue_view_that_a_test_photo_copies_is_not_trained_on_but_keeps_its_place(pair: Runner) -> None:
+    tables, images = make_tables()
+    item = item_photographed_on_both_sides(tables)
+    new = photos(tables, item, after=AS_OF - 4 * DAY)[0]
+    main = tables["images"].to_pandas().query("item_id == @item and view == 'main'")["image_id"].item()
+    result = pair(tables, replace_picture(images, new, dict(images)[main]), PairingConfig(duplicate_hash_bits=0))
+    assert main not in result.pictures
+    assert result.split[main] == "catalogue_cold"
+    assert result.split[new] == "test"
+
+
+def test_photo_sent_again_in_the_test_days_leaves_training(pair: Runner) -> None:
+    tables, images = make_tables()
+    item = item_photographed_on_both_sides(tables)
+    old = photos(tables, item, before=TRAIN_END)[0]
+    again = event("zz", AS_OF - DAY, "click", item, query_id="zz", query_image_id=old, position=1)
+    result = pair(with_rows(tables, "events", [again]), images)
+    assert result.split[old] == "test"
+    assert old not in result.pictures
+    assert set(result.queries[result.queries["image_id"] == old]["split"]) == {"test"}
+
+
+def test_act_after_the_end_of_training_is_no_label_of_a_training_query(pair: Runner) -> None:
+    tables, images = make_tables()
+    before = pair(tables, images)
+    query = before.queries.query("split == 'train'").iloc[-1]
+    late = event("zz", TRAIN_END + DAY, "order", query["photographed_item"], user_id=query["user_id"])
+    late |= {"query_id": query["query_id"], "query_image_id": query["image_id"], "position": 1}
+    after = pair(with_rows(tables, "events", [late]), images)
+    kept = after.queries.set_index("query_id").loc[query["query_id"]]
+    assert list(kept["ordered"]) == list(query["ordered"])
+    pd.testing.assert_frame_equal(before.pairs, after.pairs)
+
+
+def test_photo_is_paired_with_each_catalogue_view_once_under_the_strongest_act(pair: Runner) -> None:
+    tables, images = make_tables()
+    result = pair(tables, images)
+    query = next(q for q in result.queries.query("split == 'train'").to_dict("records") if len(q["ordered"]))
+    item = query["ordered"][0]
+    mine = result.pairs[(result.pairs["image_a"] == query["image_id"]) & (result.pairs["item_b"] == item)]
+    mine = mine[mine["kind"] != "same_item"]
+    assert sorted(zip(mine["kind"], mine["view_b"], mine["weight"], strict=True)) == [
+        ("query_order", "main", 2.0),
+        ("query_order", "sku", 1.0),
+    ]
+
+
+def test_co_click_weight_is_the_cosine_of_visits(pair: Runner) -> None:
+    tables, images = make_tables(queries=60)
+    searches = tables["events"].filter(pa.compute.field("event_type") == "impression")
+    day = AS_OF - 11 * DAY + timedelta(hours=1)
+    # i000 is clicked in three visits, i004 in two of them, and one of these visits has a third item, i008
+    clicks = [("u01", "i000"), ("u01", "i004"), ("u02", "i000"), ("u02", "i004"), ("u02", "i008"), ("u03", "i000")]
+    rows = [event(f"z{n}", day, "click", item, user_id=user) for n, (user, item) in enumerate(clicks)]
+    pairs = pair(with_rows(tables | {"events": searches}, "events", rows), images).pairs
+    weights = {(p.item_a, p.item_b): p.weight for p in pairs.query("kind == 'co_click'").itertuples()}
+    assert weights == pytest.approx(
+        {
+            ("i000", "i004"): 0.5 * 1.5 / np.sqrt(3 * 2),
+            ("i000", "i008"): 0.5 * 0.5 / np.sqrt(3 * 1),
+            ("i004", "i008"): 0.5 * 0.5 / np.sqrt(2 * 1),
+        }
+    )
+
+
+def test_click_across_departments_makes_no_pair(pair: Runner) -> None:
+    tables, images = make_tables()
+    query = pair(tables, images).queries.query("split == 'train' and photographed_item == 'i000'").iloc[0]
+    acts = [("near", "i005"), ("far", "i002")]  # c0 and c1 share d0; c2 is in d1
+    rows = [
+        event(name, query["ts"] + DAY / 1440, "click", item, user_id=query["user_id"])
+        | {"query_id": query["query_id"], "query_image_id": query["image_id"], "position": 1}
+        for name, item in acts
+    ]
+    result = pair(with_rows(tables, "events", rows), images)
+    clicked = result.pairs.query("kind == 'query_click' and image_a == @query['image_id']")
+    assert "i005" in set(clicked["item_b"])
+    assert "i002" not in set(clicked["item_b"])
+    assert result.report.counts["pairs_dropped_category"] >= 2
+
+
+def test_near_copies_of_a_photo_count_as_one(pair: Runner) -> None:
+    tables, images = make_tables()
+    item = next(i for i in tables["items"]["item_id"].to_pylist() if len(photos(tables, i, before=TRAIN_END)) > 1)
+    first, second = photos(tables, item, before=TRAIN_END)[:2]
+    plain = pair(tables, images)
+    assert {first, second} <= plain.pictures
+    result = pair(tables, replace_picture(images, second, dict(images)[first]))
+    assert first in result.pictures
+    assert second not in result.pictures
+    assert second in set(result.queries["image_id"]), "the search itself stays"
+    assert result.report.counts["pairs_dropped_near_duplicate"] > 0
+
+
+def test_bots_and_users_older_than_their_account_leave_queries_and_pairs(pair: Runner) -> None:
+    tables, images = make_tables()
+    start = AS_OF - 11 * DAY
+    rush = [event(f"bot{n:02d}", start + n * timedelta(seconds=1), "click", "i000", user_id="u03") for n in range(31)]
+    early = event("early", AS_OF - 11 * DAY, "click", "i000", user_id="u10")
+    calm = pair(tables, images)
+    for rows, user in ((rush, "u03"), ([early], "u10")):
+        result = pair(with_rows(tables, "events", rows), images)
+        assert user in set(calm.queries["user_id"])
+        assert user not in set(result.queries["user_id"])
+        assert result.report.counts["events_of_bots_or_impossible_users"] >= len(rows)
+    assert calm.report.counts["events_of_bots_or_impossible_users"] == 0
+    result = pair(with_rows(tables, "events", rush), images)
+    assert result.report.counts["pairs_dropped_bot"] > 0
+
+
+def test_user_who_turns_bot_in_the_test_days_was_a_shopper_in_training(pair: Runner) -> None:
+    tables, images = make_tables()
+    start = AS_OF - DAY
+    rush = [event(f"bot{n:02d}", start + n * timedelta(seconds=1), "click", "i000", user_id="u03") for n in range(31)]
+    before, after = pair(tables, images), pair(with_rows(tables, "events", rush), images)
+    pd.testing.assert_frame_equal(before.pairs, after.pairs)
+    assert "test" not in set(after.queries.query("user_id == 'u03'")["split"])
+
+
+def test_pairs_an_item_are_limited(pair: Runner) -> None:
+    tables, images = make_tables(queries=300, days=10)
+    config = PairingConfig(duplicate_hash_bits=0, max_pairs_per_item=5, max_co_click_pairs_per_item=2)
+    result = pair(tables, images, config)
+    assert result.pairs.query("kind == 'same_item'").groupby("item_a").size().max() == 5
+    co_click = result.pairs.query("kind == 'co_click'")
+    assert pd.concat([co_click["item_a"], co_click["item_b"]]).value_counts().max() == 2
+    assert result.report.counts["pairs_dropped_limit"] > 0
+
+
+def test_every_pair_mined_is_kept_or_counted_under_a_rule(pair: Runner) -> None:
+    tables, images = make_tables(queries=150)
+    result = pair(tables, images, PairingConfig(max_pairs_per_item=4))
+    counts = result.report.counts
+    dropped = sum(n for name, n in counts.items() if name.startswith("pairs_dropped_"))
+    assert counts["pairs_mined"] == counts["pairs_out"] + dropped
+    assert counts["pairs_out"] == len(result.pairs)
+    for row in result.report.tables[0].rows:
+        assert row[1] == sum(row[2:])
+    assert sum(row[-1] for row in result.report.tables[0].rows) == len(result.pairs)
+
+
+def test_order_of_rows_and_ties_in_time_change_nothing(pair: Runner) -> None:
+    tables, images = make_tables()
+    events = tables["events"].to_pandas()
+    events["ts"] = events["ts"].dt.floor("12h")
+    tables = tables | {"events": pa.Table.from_pandas(events, tables["events"].schema, preserve_index=False)}
+    rng = np.random.default_rng(1)
+    shuffled = {name: table.take(rng.permutation(table.num_rows)) for name, table in tables.items()}
+    one, other = pair(tables, images), pair(shuffled, images)
+    pd.testing.assert_frame_equal(one.pairs, other.pairs)
+    pd.testing.assert_frame_equal(one.queries, other.queries)
+    assert one.split == other.split
+    assert pq.read_table(other.out / "image_splits.parquet")["image_id"] == shuffled["images"]["image_id"]
+
+
+def test_same_seed_gives_the_same_bytes(tiny_snapshot: Path, tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        run(snapshot=tiny_snapshot, out=tmp_path / name, config=PairingConfig(), seed=3)
+    assert open_artifact(tmp_path / "one").identity == open_artifact(tmp_path / "other").identity
+
+
+def test_report_says_that_the_similarity_window_was_not_applied(tiny_snapshot: Path, tmp_path: Path) -> None:
+    report = run(snapshot=tiny_snapshot, out=tmp_path / "pairs", config=PairingConfig(), seed=3)
+    assert any("similarity window" in warning and "not applied" in warning for warning in report.warnings)
+    assert report.figures[0].kind == "png"
+    assert open_artifact(tmp_path / "pairs", "pairs").parents == {"snapshot": open_artifact(tiny_snapshot).identity}
+
+
+def test_snapshot_of_unknown_photos_pairs_photo_and_clicked_item(pair: Runner) -> None:
+    tables, images = make_tables()
+    frame = tables["images"].to_pandas()
+    frame.loc[frame["view"] == "user_photo", "item_id"] = None
+    unknown = tables | {"images": pa.Table.from_pandas(frame, tables["images"].schema, preserve_index=False)}
+    result = pair(unknown, images)
+    assert result.queries["photographed_item"].isna().all()
+    assert not result.queries["personal"].any()
+    assert result.queries["cold_item"].any()
+    assert len(result.pairs.query("kind == 'query_click' and item_a.isna()")) > 0
+
+
+def test_no_events_in_the_training_days_is_said(tiny_snapshot: Path, tmp_path: Path) -> None:
+    config = PairingConfig(validation_days=6, test_days=6)
+    with pytest.raises(OneVisionError, match=r"no events in the training days.*pairing\.validation_days"):
+        run(snapshot=tiny_snapshot, out=tmp_path / "pairs", config=config, seed=7)
+    assert not (tmp_path / "pairs").exists()
+
+
+def test_no_search_by_photo_is_said(pair: Runner) -> None:
+    tables, images = make_tables()
+    events = tables["events"].to_pandas().assign(query_id=None, query_image_id=None)
+    blind = tables | {"events": pa.Table.from_pandas(events, tables["events"].schema, preserve_index=False)}
+    with pytest.raises(OneVisionError, match=r"no searches by photo.*query_image_id"):
+        pair(blind, images)
+
+
+@pytest.mark.parametrize(
+    ("columns", "reason"),
+    [
+        ({"ts": AS_OF + DAY}, "later than the snapshot's date"),
+        ({"item_id": "nothing"}, "are of an item that table 'items' does not hold"),
+        ({"query_image_id": "nothing"}, "a picture that table 'images' does not hold"),
+    ],
+)
+def test_snapshot_that_was_not_validated_is_refused(pair: Runner, columns: dict, reason: str) -> None:
+    tables, images = make_tables()
+    bad = event("bad", AS_OF - DAY, "click", "i000") | columns
+    with pytest.raises(ContractError, match=rf"1 events \(such as 'bad'\).*{reason}.*validate"):
+        pair(with_rows(tables, "events", [bad]), images)
