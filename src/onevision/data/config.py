@@ -15,7 +15,7 @@ class SnapshotConfig(Section):
     source: Literal["synthetic", "grocery"] = "synthetic"
     items: int = Field(2400, ge=72, description="products in the catalogue")
     users: int = Field(1200, ge=10)
-    days: int = Field(30, ge=6)
+    days: int = Field(30, ge=12)
     queries: int = Field(9000, ge=50, description="searches by photo over all days")
     image_size: int = Field(64, ge=32, le=256)
     cold_item_share: float = Field(0.15, ge=0, le=0.5, description="items that enter during the last days")

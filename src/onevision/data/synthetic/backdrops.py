@@ -1,0 +1,80 @@
+"""Banks of cluttered backgrounds and of noise: painted once a shop, cropped, flipped and tinted for each photo."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from onevision.data.synthetic.render import Floats
+
+BANK = 192
+NOISE = 1 << 20
+
+
+class Backdrops:
+    """Backgrounds for shoppers' photos of one size.
+
+    Args:
+        size: pixels a side of the photos; the bank's pictures are half as large again, for random crops.
+    """
+
+    def __init__(self, size: int, rng: np.random.Generator) -> None:
+        self.size = size
+        self.margin = size // 2
+        self.bank = paint_backdrops(BANK, size + self.margin, rng)
+        self._noise = rng.standard_normal(NOISE, dtype=np.float32)
+
+    def draw(self, count: int, rng: np.random.Generator) -> Floats:
+        """(count, 3, S, S) random crops, half of them mirrored, with a random tint."""
+        out = np.empty((count, 3, self.size, self.size), np.float32)
+        which = rng.integers(BANK, size=count)
+        corner = rng.integers(self.margin + 1, size=(count, 2))
+        mirrored = rng.random(count) < 0.5
+        for i, (b, (y, x), mirror) in enumerate(zip(which, corner, mirrored, strict=True)):
+            crop = self.bank[b, :, y : y + self.size, x : x + self.size]
+            out[i] = crop[:, :, ::-1] if mirror else crop
+        return out * rng.uniform(0.8, 1.2, (count, 3, 1, 1)).astype(np.float32)
+
+    def noise(self, count: int, size: int, rng: np.random.Generator) -> Floats:
+        """(count, 1, S, S) standard normal noise, from random places of one long strip."""
+        area = size * size
+        starts = rng.integers(NOISE - area, size=count)
+        return np.stack([self._noise[s : s + area] for s in starts]).reshape(count, 1, size, size)
+
+
+def paint_backdrops(count: int, size: int, rng: np.random.Generator) -> Floats:
+    """(count, 3, S, S) rooms: a wall, a table or floor below it, and a dozen things lying about."""
+    grid = np.linspace(-1, 1, size, dtype=np.float32)
+    x, y = grid[None, None, :], -grid[None, :, None]
+    wall, table = _muted(count, rng), _muted(count, rng)
+    horizon = rng.uniform(-0.7, 0.5, (count, 1, 1)) + rng.uniform(-0.2, 0.2, (count, 1, 1)) * x
+    below = np.clip((horizon - y) * size / 3.0, 0, 1)[:, None]
+    grain = 0.05 * np.sin(rng.uniform(4, 40, (count, 1, 1)) * y + rng.uniform(0, 9, (count, 1, 1)) * x)[:, None]
+    picture = wall + below * (table + grain - wall)
+    for _ in range(12):
+        cx, cy = rng.uniform(-1.1, 1.1, (2, count, 1, 1))
+        half = rng.uniform(0.06, 0.4, (2, count, 1, 1))
+        angle = rng.uniform(0, np.pi, (count, 1, 1))
+        u = np.abs(np.cos(angle) * (x - cx) + np.sin(angle) * (y - cy)) / half[0]
+        v = np.abs(-np.sin(angle) * (x - cx) + np.cos(angle) * (y - cy)) / half[1]
+        disc = rng.random((count, 1, 1)) < 0.5
+        distance = np.where(disc, np.sqrt(u * u + v * v), np.maximum(u, v))
+        mask = np.clip((1.0 - distance) * 8.0, 0, 1)[:, None] * (rng.random((count, 1, 1, 1)) < 0.6)
+        thing = _muted(count, rng) * (1.1 - 0.4 * np.clip(distance, 0, 1))[:, None]
+        picture = picture + mask * (thing - picture)
+    return np.clip(soften(picture.astype(np.float32)), 0, 1)
+
+
+def soften(picture: Floats) -> Floats:
+    """A 3 x 3 binomial blur of (B, C, S, S); edges repeat."""
+    out = picture.copy()
+    for axis in (2, 3):
+        moved = np.swapaxes(out, 2, axis)
+        middle = moved.copy()
+        moved[:, :, 1:-1] = 0.5 * middle[:, :, 1:-1] + 0.25 * (middle[:, :, :-2] + middle[:, :, 2:])
+    return out
+
+
+def _muted(count: int, rng: np.random.Generator) -> Floats:
+    """(count, 3, 1, 1) everyday colours: more grey than not."""
+    grey = rng.uniform(0.15, 0.95, (count, 1))
+    return (grey + rng.normal(0, 0.12, (count, 3))).clip(0.05, 1.0)[:, :, None, None]
