@@ -16,7 +16,7 @@ def validate(
     clean_snapshot: Output[Dataset],
     metrics: Output[Metrics],
     report: Output[HTML],
-):
+) -> None:
     """Check a snapshot against the contract and set bad rows aside. A new run date is a new key for KFP's cache."""
     from onevision.task import run_task
 

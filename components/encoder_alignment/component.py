@@ -15,7 +15,7 @@ def align(
     encoder: Output[Model],
     metrics: Output[Metrics],
     report: Output[HTML],
-):
+) -> None:
     """Train the image encoder so that views of one product meet, and embed every image."""
     from onevision.task import run_task
 

@@ -22,7 +22,7 @@ def evaluate(
     evaluation: Output[Artifact],
     metrics: Output[Metrics],
     report: Output[HTML],
-):
+) -> None:
     """Measure dense neighbours, the cascade and the generators on the same held-out queries."""
     from onevision.task import run_task
 

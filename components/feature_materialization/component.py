@@ -15,7 +15,7 @@ def materialize_features(
     features: Output[Dataset],
     metrics: Output[Metrics],
     report: Output[HTML],
-):
+) -> None:
     """Build user sequences through Feast: rows for training, a store for serving."""
     from onevision.task import run_task
 

@@ -19,7 +19,7 @@ def sft(
     generator: Output[Model],
     metrics: Output[Metrics],
     report: Output[HTML],
-):
+) -> None:
     """Train the generator: visual semantics, co-occurrence, personalised fine-tuning."""
     from onevision.task import run_task
 

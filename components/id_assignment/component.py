@@ -16,7 +16,7 @@ def assign_ids(
     semantic_ids: Output[Dataset],
     metrics: Output[Metrics],
     report: Output[HTML],
-):
+) -> None:
     """Give every item its semantic ID; build buckets and the prefix trie."""
     from onevision.task import run_task
 

@@ -14,7 +14,7 @@ def pair(
     pairs: Output[Dataset],
     metrics: Output[Metrics],
     report: Output[HTML],
-):
+) -> None:
     """Split by time, collect queries, mine and clean positive pairs of views."""
     from onevision.task import run_task
 

@@ -18,7 +18,7 @@ def align_preferences(
     aligned_generator: Output[Model],
     metrics: Output[Metrics],
     report: Output[HTML],
-):
+) -> None:
     """Align the generator with preferences, gated against its parent."""
     from onevision.task import run_task
 

@@ -19,7 +19,7 @@ def calibrate_pruning(
     pruning: Output[Artifact],
     metrics: Output[Metrics],
     report: Output[HTML],
-):
+) -> None:
     """Choose the cheapest token pruning that keeps the hit rate on held-out days."""
     from onevision.task import run_task
 

@@ -23,7 +23,7 @@ def publish(
     bundle: Output[Model],
     metrics: Output[Metrics],
     report: Output[HTML],
-):
+) -> None:
     """Gate the challenger, assemble the bundle, and promote it in the bundle store."""
     from onevision.task import run_task
 

@@ -16,7 +16,7 @@ def train_vrq(
     quantizer: Output[Model],
     metrics: Output[Metrics],
     report: Output[HTML],
-):
+) -> None:
     """Train the vision-aligned residual quantiser and compare it with residual k-means."""
     from onevision.task import run_task
 

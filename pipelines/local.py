@@ -1,0 +1,161 @@
+"""Run a pipeline on this machine: the same pipeline function, through `kfp.local`, one process a task.
+
+KFP's detail goes to `run.log`; the terminal gets one line a stage, and the progress bars of the stage that runs.
+"""
+
+import contextlib
+import os
+import re
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TextIO
+
+from kfp import local
+
+from onevision.errors import OneVisionError
+from onevision.recipe import load_recipe
+from onevision.runner import describe, make_snapshot
+from onevision.runs import Run, run_settings
+from onevision.stage_cache import CACHE_VARIABLE, REUSE_VARIABLE
+from onevision.stages import STAGES
+from onevision.task import MARK, TERMINAL_VARIABLE
+from pipelines.full_training import full_training
+
+STAGE_CACHE = ".stages"
+BUNDLE_STORES = "stores"
+COLOUR = re.compile(r"\x1b\[\d*m")
+INNER_TASK = re.compile(r"Inner task failed: '([\w-]+)'")
+
+
+def run_full_training(
+    *,
+    recipe: str,
+    overrides: Sequence[str] = (),
+    snapshot: str | None = None,
+    run_date: str | None = None,
+    bundle_store: str | None = None,
+    data: Path | None = None,
+    runs: Path = Path("runs"),
+    reuse: bool = True,
+    show: Callable[[str], None] = print,
+) -> Run:
+    """Run `full_training` and return its folder with artifacts, metrics and report.
+
+    Args:
+        snapshot: folder or `gs://` prefix; by default the recipe's own snapshot is made first.
+        run_date: ISO date, by default today (UTC).
+        bundle_store: by default `<runs>/stores/<recipe>`, so that a run meets the champion of its own recipe.
+        data: folder of the grocery data, for recipes that start from it.
+        reuse: take finished stages from earlier runs where nothing they depend on has changed.
+        show: prints one line for a person.
+
+    Raises:
+        OneVisionError: a stage failed; the message says which, and what to do.
+    """
+    values = load_recipe(recipe, overrides)
+    run_date = run_date or datetime.now(UTC).date().isoformat()
+    runs = runs.resolve()
+    store = bundle_store or str(runs / BUNDLE_STORES / Path(recipe).stem)
+    recipe_file = str(Path(recipe).resolve()) if Path(recipe).suffix in (".yaml", ".yml") else recipe
+    run = Run.create(runs, run_settings("full_training", recipe, overrides, snapshot or "", run_date, values))
+    show(f"run {run.path.name}, detail in {_short(run.path / 'run.log')}")
+    with _environment(runs / STAGE_CACHE, reuse):
+        if snapshot is None:
+            report = make_snapshot(run.path / "stages" / "snapshot", recipe=recipe, overrides=overrides, data=data)
+            run.link("snapshot", run.path / "stages" / "snapshot")
+            show(describe(report))
+            snapshot = str(run.artifact("snapshot"))
+        try:
+            _run_pipeline(
+                run,
+                show,
+                snapshot=snapshot,
+                run_date=run_date,
+                recipe=recipe_file,
+                overrides=list(overrides),
+                bundle_store=store,
+            )
+        finally:
+            _link_artifacts(run)
+    run.finish()
+    return run
+
+
+def _run_pipeline(run: Run, show: Callable[[str], None], **arguments: object) -> None:
+    with (run.path / "run.log").open("a", encoding="utf-8") as log, contextlib.redirect_stdout(_Splitter(log, show)):
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*non-Python base image.*", category=RuntimeWarning)
+            local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(run.path / "stages"))
+            try:
+                full_training(**arguments)
+            except RuntimeError as error:
+                found = INNER_TASK.search(COLOUR.sub("", str(error)))
+                if not found:
+                    raise
+                raise OneVisionError(_advice(found.group(1), run)) from None
+
+
+def _advice(stage: str, run: Run) -> str:
+    return (
+        f"stage {stage!r} failed; its full output is in {_short(run.path / 'run.log')}\n"
+        "Put right what it names, then give the same command again: finished stages are not run twice."
+    )
+
+
+def _link_artifacts(run: Run) -> None:
+    """Link what every task wrote (`stages/<pipeline run>/<task>/<output>`) under the artifact's name."""
+    for stage in STAGES:
+        for folder in run.path.glob(f"stages/*/{stage}/*"):
+            if (folder / "manifest.json").exists():
+                run.link(stage, folder)
+
+
+@contextlib.contextmanager
+def _environment(cache: Path, reuse: bool) -> Iterator[None]:
+    """Variables that the tasks' processes inherit: stage cache, terminal; put back afterwards."""
+    wanted = {CACHE_VARIABLE: str(cache), REUSE_VARIABLE: "1" if reuse else "0"}
+    if sys.stderr.isatty():
+        wanted[TERMINAL_VARIABLE] = os.ttyname(sys.stderr.fileno())
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+class _Splitter:
+    """Standard output of a run: every line into the log, lines for a person also to `show`."""
+
+    def __init__(self, log: TextIO, show: Callable[[str], None]) -> None:
+        self.log = log
+        self.show = show
+        self.terminal = sys.stdout
+        self.line = ""
+
+    def write(self, text: str) -> int:
+        """Take text as it comes; lines are handled when they end."""
+        *lines, self.line = (self.line + text).split("\n")
+        for line in lines:
+            plain = COLOUR.sub("", line)
+            self.log.write(plain + "\n")
+            if plain.strip().startswith(MARK):
+                with contextlib.redirect_stdout(self.terminal):
+                    self.show(plain.strip().removeprefix(MARK))
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush the log, so that a person may follow it."""
+        self.log.flush()
+
+
+def _short(path: Path) -> str:
+    """The path as a person would type it here."""
+    return os.path.relpath(path)

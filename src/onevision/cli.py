@@ -1,0 +1,203 @@
+"""The command line: maps commands to library calls, and a user's mistake to one message.
+
+The commands of the stages are made from `onevision.stages`. Nothing heavy is imported before a command needs it, so
+that `onevision --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from onevision.errors import MissingDependencyError, OneVisionError
+from onevision.stages import STAGES, Stage
+
+if TYPE_CHECKING:
+    from onevision.report import StageReport
+    from onevision.runs import Run
+
+app = typer.Typer(
+    name="onevision",
+    help="Generative visual product search: train, evaluate, publish and search.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+snapshot_app = typer.Typer(help="Write or check a snapshot of a shop.", no_args_is_help=True)
+run_app = typer.Typer(help="Run a whole pipeline on this machine.", no_args_is_help=True)
+recipes_app = typer.Typer(help="The packaged recipes.", no_args_is_help=True)
+app.add_typer(run_app, name="run")
+app.add_typer(snapshot_app, name="snapshot")
+app.add_typer(recipes_app, name="recipes")
+
+Out = Annotated[Path, typer.Option("--out", help="folder of the artifact; an earlier artifact there is replaced")]
+RecipeName = Annotated[str, typer.Option("--recipe", "-r", help="packaged recipe, or path of a .yaml file")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="overrides of the recipe, such as encoder.steps=50")
+]
+Runs = Annotated[Path, typer.Option("--runs", help="folder of the runs")]
+
+
+def main() -> None:
+    """Entry point: `OneVisionError` becomes one message and exit code 1, a wrong usage exit code 2."""
+    try:
+        app()
+    except OneVisionError as error:
+        print(f"onevision: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _stage_command(stage: Stage) -> Callable[..., None]:
+    """The command of a stage: an option for every input and parameter, then `--out`, `--recipe` and overrides."""
+
+    def command(*, out: Path, recipe: str, overrides: list[str] | None, **arguments: str) -> None:
+        from onevision.runner import run_stage
+
+        inputs = {name: arguments[name] for name in stage.inputs}
+        parameters = {name: arguments[name] for name in stage.parameters}
+        _show(run_stage(stage.name, inputs, out, recipe=recipe, overrides=overrides or [], parameters=parameters), out)
+
+    required = inspect.Parameter.empty
+    options: list[tuple[str, Any, Any]] = [
+        (n, _option(f"{kind} artifact"), required) for n, kind in stage.inputs.items()
+    ]
+    options += [("out", Out, required), ("recipe", RecipeName, required)]
+    options += [(name, _option(text), "") for name, text in stage.parameters.items()]
+    options += [("overrides", Overrides, None)]
+    parameters = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
+        for name, annotation, default in options
+    ]
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    command.__doc__ = stage.summary[0].upper() + stage.summary[1:] + "."
+    return command
+
+
+def _option(text: str) -> object:
+    return Annotated[str, typer.Option(help=text)]
+
+
+for _stage in STAGES.values():
+    app.command(_stage.name, rich_help_panel="Stages")(_stage_command(_stage))
+
+
+@snapshot_app.command("synthetic")
+def snapshot_synthetic(out: Out, recipe: RecipeName = "quickstart", overrides: Overrides = None) -> None:
+    """Write the synthetic shop of a recipe."""
+    from onevision.runner import make_snapshot
+
+    _show(make_snapshot(out, recipe=recipe, overrides=[*(overrides or []), "snapshot.source=synthetic"]), out)
+
+
+@snapshot_app.command("grocery")
+def snapshot_grocery(
+    out: Out, data: Annotated[Path | None, typer.Option(help="folder of the grocery data")] = None
+) -> None:
+    """Write a snapshot of real shop photos joined with real purchases."""
+    from onevision.runner import make_snapshot
+
+    _show(make_snapshot(out, recipe="grocery", data=data), out)
+
+
+@snapshot_app.command("import")
+def snapshot_import(
+    source: Annotated[Path, typer.Argument(help="folder with the shop's tables and pictures")], out: Out
+) -> None:
+    """Turn a shop's own folder of tables and pictures into a snapshot."""
+    from onevision.data.folder import import_folder
+
+    _show(import_folder(source, out), out)
+
+
+@snapshot_app.command("verify")
+def snapshot_verify(snapshot: Annotated[str, typer.Argument(help="folder or gs:// prefix")]) -> None:
+    """Check a snapshot's files, tables and columns against manifest and contract."""
+    from onevision.data.snapshot import Snapshot
+
+    found = Snapshot.open(snapshot)
+    counts = ", ".join(f"{name} {count:,}" for name, count in found.artifact.counts.items())
+    print(f"{snapshot}: snapshot {found.snapshot_id} of {found.as_of:%Y-%m-%d}, {counts}")
+
+
+@run_app.command("full-training")
+def run_full_training(
+    recipe: RecipeName = "quickstart",
+    overrides: Overrides = None,
+    snapshot: Annotated[str | None, typer.Option(help="folder or gs:// prefix; by default the recipe's own")] = None,
+    run_date: Annotated[str | None, typer.Option(help="ISO date of the run; by default today")] = None,
+    bundle_store: Annotated[str | None, typer.Option(help="by default a folder of the recipe in --runs")] = None,
+    data: Annotated[Path | None, typer.Option(help="folder of the grocery data, for the recipe grocery")] = None,
+    runs: Runs = Path("runs"),
+    resume: Annotated[
+        bool, typer.Option("--resume/--fresh", help="take finished stages of earlier runs where nothing changed")
+    ] = True,
+) -> None:
+    """Train, evaluate and publish: every stage, on the local KFP runner."""
+    run = _local_runner().run_full_training(
+        recipe=recipe,
+        overrides=overrides or [],
+        snapshot=snapshot,
+        run_date=run_date,
+        bundle_store=bundle_store,
+        data=data,
+        runs=runs,
+        reuse=resume,
+    )
+    _show_run(run)
+
+
+def _local_runner() -> Any:
+    """The module that runs pipelines: the one place where the command line meets KFP."""
+    try:
+        return importlib.import_module("pipelines.local")
+    except ModuleNotFoundError as error:
+        if error.name != "kfp":
+            raise
+        raise MissingDependencyError("running a pipeline needs KFP: pip install 'onevision[pipelines]'") from None
+
+
+@recipes_app.command("list")
+def recipes_list() -> None:
+    """Names of the packaged recipes."""
+    from onevision.recipe import recipe_names
+
+    print("\n".join(recipe_names()))
+
+
+@recipes_app.command("show")
+def recipes_show(
+    recipe: Annotated[str, typer.Argument(help="packaged recipe, or path of a .yaml file")], overrides: Overrides = None
+) -> None:
+    """Every value of a recipe, defaults included, as YAML."""
+    import yaml
+
+    from onevision.recipe import load_recipe
+
+    values = load_recipe(recipe, overrides or []).model_dump(mode="json")
+    print(yaml.safe_dump(values, sort_keys=False), end="")
+
+
+def _show(report: StageReport, out: Path) -> None:
+    from onevision.runner import describe
+
+    for warning in report.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    print(f"{describe(report)}\nwritten to {out}")
+
+
+def _show_run(run: Run) -> None:
+    from rich.console import Console
+
+    from onevision.summary import stage_table
+
+    Console().print(stage_table(run.reports()))
+    for name in ("report.html", "metrics.json", "bundle"):
+        print(f"{name:<13} {os.path.relpath(run.path.parent / 'latest' / name)}")
