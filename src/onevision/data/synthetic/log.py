@@ -14,8 +14,8 @@ from onevision.data.synthetic.shoppers import Shoppers, taste_axes, visit_times
 
 BROWSE_SHARE = 0.7
 """Browse clicks (outside search) for each search."""
-CART_BIAS, ORDER_BIAS = -0.9, 0.1
-TASTE_PULL, PRICE_PUSH = 0.5, 0.4
+CART_BIAS, ORDER_BIAS = -1.9, -0.6
+TASTE_PULL, PRICE_PUSH = 0.25, 0.4
 _SECOND = 1_000_000
 _IMPRESSION, _CLICK, _CART, _ORDER = range(4)
 

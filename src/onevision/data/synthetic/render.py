@@ -50,7 +50,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Pose:
-    """How a batch of B products is seen: `screen = scale * (rotation @ object)[:2] + shift`; `light` is a unit vector."""
+    """How a batch of B products is seen: `screen = scale * (rotation @ object)[:2] + shift`, lit from `light`."""
 
     rotation: Floats
     scale: Floats

@@ -17,7 +17,7 @@ from onevision.data.synthetic.catalogue import COLD_DAYS, DAY, END, Catalogue
 from onevision.data.synthetic.render import Floats
 from onevision.data.synthetic.shoppers import Shoppers, taste_axes, visit_times
 
-TAU = 0.21
+TAU = 0.25
 """Attribute distance that costs one unit of log-odds."""
 CANDIDATES = 100
 """Nearest products that a shopper could choose among."""

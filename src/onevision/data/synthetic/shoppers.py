@@ -15,7 +15,7 @@ from onevision.data.synthetic.shapes import CATEGORIES
 SEGMENTS = ("classic", "bold", "thrifty", "minimal", "refined", "playful")
 AXES = 6
 """Taste axes: warmth, lightness, price, pattern, and two of brand character."""
-TASTE_STRENGTH = 1.7
+TASTE_STRENGTH = 3.0
 """Standard deviation of taste over items, in units of log-odds."""
 SEGMENT_SHARE = 0.5
 """Share of a taste's variance that its segment explains."""
