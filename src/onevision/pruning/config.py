@@ -12,9 +12,6 @@ class PruningConfig(Section):
 
     masses: tuple[float, ...] = Field((0.5, 0.6, 0.7, 0.8, 0.9, 0.95), description="attention mass kept, swept")
     min_tokens: int = Field(2, ge=1)
-    beam_margins: tuple[float, ...] = Field(
-        (4.0, 7.0), description="beams that fall further behind the best, in nats, leave; swept beside none"
-    )
     max_loss: float = Field(0.003, ge=0, description="HR@10 and HR@50 that may be lost overall")
     max_department_loss: float = Field(0.01, ge=0)
     queries: int = Field(600, ge=10, description="calibration queries, from the validation days")

@@ -1,0 +1,120 @@
+"""Transformer layers with the two things the generator needs: cached context keys and values, and attention mass."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Attention(nn.Module):
+    """Multi-head attention; queries may carry one more dimension than the context (beams of one query)."""
+
+    def __init__(self, d_model: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.dropout = dropout
+        self.query = nn.Linear(d_model, d_model)
+        self.key_value = nn.Linear(d_model, 2 * d_model)
+        self.output = nn.Linear(d_model, d_model)
+
+    def keys_values(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values (B, heads, S, d / heads) of a context (B, S, d): computed once, used at every step."""
+        key, value = self.key_value(context).chunk(2, -1)
+        return self._split(key), self._split(value)
+
+    def forward(
+        self, x: Tensor, keys_values: tuple[Tensor, Tensor], mask: Tensor | None = None, *, causal: bool = False
+    ) -> Tensor:
+        """Attend from x (B, Q, d); `mask` (B, S) bool, True where there is something to attend to."""
+        key, value = keys_values
+        attended = F.scaled_dot_product_attention(
+            self._split(self.query(x)),
+            key,
+            value,
+            attn_mask=None if mask is None else mask[:, None, None],
+            dropout_p=self.dropout if self.training else 0.0,
+            is_causal=causal,
+        )
+        return self.output(attended.transpose(1, 2).flatten(2))
+
+    def mass(self, x: Tensor, keys_values: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
+        """Attention weights (B, S) of single queries x (B, 1, d), mean over heads."""
+        query = self._split(self.query(x))
+        logits = query @ keys_values[0].transpose(-1, -2) * query.shape[-1] ** -0.5
+        return logits.masked_fill(~mask[:, None, None], -torch.inf).softmax(-1).mean(1)[:, 0]
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(-2, -3)
+
+
+class FeedForward(nn.Sequential):
+    """Two linear maps with GELU between."""
+
+    def __init__(self, d_model: int, hidden: int, dropout: float) -> None:
+        super().__init__(nn.Linear(d_model, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, d_model))
+
+
+class EncoderLayer(nn.Module):
+    """Pre-norm self-attention and feed-forward."""
+
+    def __init__(self, d_model: int, heads: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(d_model), nn.LayerNorm(d_model)
+        self.attention = Attention(d_model, heads, dropout)
+        self.feedforward = FeedForward(d_model, hidden, dropout)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """x (B, S, d), mask (B, S)."""
+        normed = self.norm1(x)
+        x = x + self.dropout(self.attention(normed, self.attention.keys_values(normed), mask))
+        return x + self.dropout(self.feedforward(self.norm2(x)))
+
+    def mass(self, x: Tensor, mask: Tensor, reader: int) -> Tensor:
+        """Attention (B, S) that position `reader` pays to all positions in this layer."""
+        normed = self.norm1(x)
+        return self.attention.mass(normed[:, reader : reader + 1], self.attention.keys_values(normed), mask)
+
+
+class DecoderLayer(nn.Module):
+    """Pre-norm causal self-attention, cross-attention and feed-forward."""
+
+    def __init__(self, d_model: int, heads: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.norm1, self.norm2, self.norm3 = nn.LayerNorm(d_model), nn.LayerNorm(d_model), nn.LayerNorm(d_model)
+        self.self_attention = Attention(d_model, heads, dropout)
+        self.cross_attention = Attention(d_model, heads, dropout)
+        self.feedforward = FeedForward(d_model, hidden, dropout)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, context: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
+        """Teacher forcing: x (B, L, d) all at once, context keys and values, mask (B, S)."""
+        normed = self.norm1(x)
+        attended = self.self_attention(normed, self.self_attention.keys_values(normed), causal=True)
+        return self._rest(x + self.dropout(attended), context, mask)
+
+    def step(
+        self, x: Tensor, past: tuple[Tensor, Tensor] | None, context: tuple[Tensor, Tensor], mask: Tensor
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """One code: x (B, W, d) of W beams, `past` their own keys and values (B, W, heads, l, d / heads).
+
+        Beams share the query's context keys and values; only their own short past is theirs.
+        """
+        normed = self.norm1(x)
+        key, value = (t[..., None, :] for t in self._beam_keys_values(normed))
+        if past is not None:
+            key, value = torch.cat([past[0], key], -2), torch.cat([past[1], value], -2)
+        attention = self.self_attention
+        query = attention.query(normed).unflatten(-1, (attention.heads, -1))[..., None, :]
+        attended = F.scaled_dot_product_attention(query.flatten(0, 1), key.flatten(0, 1), value.flatten(0, 1))
+        attended = attention.output(attended.view(*x.shape[:2], -1))
+        return self._rest(x + attended, context, mask), (key, value)
+
+    def _beam_keys_values(self, normed: Tensor) -> list[Tensor]:
+        both = self.self_attention.key_value(normed).chunk(2, -1)
+        return [t.unflatten(-1, (self.self_attention.heads, -1)) for t in both]
+
+    def _rest(self, x: Tensor, context: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
+        x = x + self.dropout(self.cross_attention(self.norm2(x), context, mask))
+        return x + self.dropout(self.feedforward(self.norm3(x)))
