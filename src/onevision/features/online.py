@@ -21,21 +21,29 @@ from onevision.features.definitions import (
 )
 from onevision.features.repository import ONLINE_STORE, open_store, sequence_service
 
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 REPOSITORY = "feature_repo"
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MICROSECOND = timedelta(microseconds=1)
 
 
 class OnlineFeatures:
     """The online store of a `features` artifact, opened from any place and without changing it."""
 
-    def __init__(self, store: Any, *, folder: Path, as_of: datetime) -> None:
-        """Wrap a materialised Feast store whose data and settings are in `folder`."""
+    def __init__(
+        self,
+        store: Any,
+        *,
+        folder: Path,
+        as_of: datetime,
+        scratch: tempfile.TemporaryDirectory[str] | None = None,
+    ) -> None:
+        """Wrap a materialised Feast store whose settings are in `folder`; `scratch` is kept as long as it is read."""
         settings = load_settings(folder)
         self.as_of = as_of
         self._store = store
         self._service = sequence_service(store)
-        self._life = {s.name: s.life(settings) for s in SEQUENCES}
-        self._scratch: tempfile.TemporaryDirectory[str] | None = None
+        self._life = {s.name: s.life(settings) // MICROSECOND for s in SEQUENCES}
+        self._scratch = scratch
 
     @classmethod
     def open(cls, features: Path) -> OnlineFeatures:
@@ -55,9 +63,7 @@ class OnlineFeatures:
         scratch = tempfile.TemporaryDirectory(prefix="onevision-features-")
         shutil.copyfile(folder / ONLINE_STORE, Path(scratch.name) / ONLINE_STORE)
         store = open_store(folder, Path(scratch.name), materialized_until=as_of)
-        features_ = cls(store, folder=folder, as_of=as_of)
-        features_._scratch = scratch
-        return features_
+        return cls(store, folder=folder, as_of=as_of, scratch=scratch)
 
     def sequences(self, user_id: str, at: datetime | None = None) -> UserSequences:
         """A user's sequences; empty lists for a user who is not known.
@@ -68,17 +74,10 @@ class OnlineFeatures:
         """
         row = self._store.get_online_features(features=self._service, entity_rows=[{USER_KEY: user_id}]).to_dict()
         # Feast ignores `ttl` online, and its stores round event times to seconds: both are done here, exactly.
-        now = _microseconds(at or self.as_of)
+        now = ((at or self.as_of) - EPOCH) // MICROSECOND
         lists = {}
         for sequence in SEQUENCES:
             valid_from, items = row[sequence.valid_from][0], row[sequence.name][0]
-            alive = valid_from is not None and valid_from + self._life[sequence.name] // MICROSECOND >= now
+            alive = valid_from is not None and valid_from + self._life[sequence.name] >= now
             lists[sequence.name] = list(items) if alive and items is not None else []
         return UserSequences(**lists, segment=row[SEGMENT][0])
-
-
-MICROSECOND = timedelta(microseconds=1)
-
-
-def _microseconds(time: datetime) -> int:
-    return (time - EPOCH) // MICROSECOND

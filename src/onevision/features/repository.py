@@ -11,6 +11,7 @@ import contextlib
 import importlib
 import os
 import shutil
+import sqlite3
 import sys
 import threading
 from collections.abc import Iterator
@@ -91,6 +92,33 @@ def materialize(store: Any, until: datetime) -> None:
     """
     with quiet():
         store.materialize(start_date=BEGINNING, end_date=until)
+
+
+def copy_online_store(source: Path, target: Path) -> None:
+    """Copy a SQLite online store so that equal content gives equal bytes: sorted tables and rows, times as in UTC.
+
+    Feast's SQLite store writes and reads times through the machine's own time zone; the copy is as a machine on UTC
+    would have written it. `OnlineFeatures` reads the exact time from a feature instead.
+    """
+    target.unlink(missing_ok=True)
+    connection = sqlite3.connect(source)
+    connection.create_function("as_in_utc", 1, lambda t: datetime.fromtimestamp(t).replace(tzinfo=UTC).timestamp())
+    try:
+        connection.execute("ATTACH DATABASE ? AS target", (str(target),))
+        schema = connection.execute("SELECT type, name, sql FROM main.sqlite_master WHERE sql IS NOT NULL")
+        for kind, name, sql in sorted(schema, key=lambda entry: (entry[0] != "table", entry[1])):
+            connection.execute(sql.replace(f'"{name}"', f'target."{name}"', 1))
+            if kind == "table":
+                connection.execute(
+                    f'INSERT INTO target."{name}" SELECT * FROM main."{name}" ORDER BY entity_key, feature_name'
+                )
+                connection.execute(
+                    f'UPDATE target."{name}" '
+                    "SET event_ts = CAST(as_in_utc(event_ts) AS INT), created_ts = CAST(as_in_utc(created_ts) AS INT)"
+                )
+        connection.commit()
+    finally:
+        connection.close()
 
 
 def sequence_service(store: Any) -> Any:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sqlite3
 import tempfile
 import time
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from onevision.artifacts import finish_artifact, open_artifact, start_artifact
@@ -18,7 +18,7 @@ from onevision.features.config import FeaturesConfig
 from onevision.features.definitions import FEATURES_KIND, SERVICE
 from onevision.features.history import SCHEMA, historical_rows
 from onevision.features.online import REPOSITORY
-from onevision.features.repository import ONLINE_STORE, materialize, open_store, write_repository
+from onevision.features.repository import ONLINE_STORE, copy_online_store, materialize, open_store, write_repository
 from onevision.features.sequences import write_sources
 from onevision.features.summary import summarize
 from onevision.report import StageReport
@@ -62,30 +62,12 @@ def run(*, snapshot: Path, pairs: Path, out: Path, config: FeaturesConfig, seed:
     return report
 
 
-def copy_online_store(source: Path, target: Path) -> None:
-    """Copy a SQLite online store so that equal content gives equal bytes: tables and rows in sorted order."""
-    target.unlink(missing_ok=True)
-    connection = sqlite3.connect(source)
-    try:
-        connection.execute("ATTACH DATABASE ? AS target", (str(target),))
-        schema = connection.execute("SELECT type, name, sql FROM main.sqlite_master WHERE sql IS NOT NULL")
-        for kind, name, sql in sorted(schema, key=lambda entry: (entry[0] != "table", entry[1])):
-            quoted = name.replace('"', '""')
-            connection.execute(sql.replace(f'"{quoted}"', f'target."{quoted}"', 1))
-            if kind == "table":
-                connection.execute(
-                    f'INSERT INTO target."{quoted}" SELECT * FROM main."{quoted}" ORDER BY entity_key, feature_name'
-                )
-        connection.commit()
-    finally:
-        connection.close()
-
-
 def _require_unique(queries: pa.Table) -> None:
-    counts = queries["query_id"].value_counts().to_pylist()
-    repeated = sorted(c["values"] for c in counts if c["counts"] > 1)
-    if repeated:
-        raise ContractError(
-            f"queries.parquet: {len(repeated)} query ids stand in more than one row, such as {repeated[0]!r}; "
-            "one row a query is right"
-        )
+    if pc.count_distinct(queries["query_id"]).as_py() == queries.num_rows:
+        return
+    counts = queries["query_id"].value_counts()
+    repeated = pc.filter(pc.struct_field(counts, "values"), pc.greater(pc.struct_field(counts, "counts"), 1))
+    raise ContractError(
+        f"queries.parquet: {len(repeated)} query ids stand in more than one row, such as {repeated[0].as_py()!r}; "
+        "one row a query is right"
+    )
