@@ -46,22 +46,24 @@ def paint_backdrops(count: int, size: int, rng: np.random.Generator) -> Floats:
     grid = np.linspace(-1, 1, size, dtype=np.float32)
     x, y = grid[None, None, :], -grid[None, :, None]
     wall, table = _muted(count, rng), _muted(count, rng)
-    horizon = rng.uniform(-0.7, 0.5, (count, 1, 1)) + rng.uniform(-0.2, 0.2, (count, 1, 1)) * x
+    slope = rng.uniform(-0.2, 0.2, (count, 1, 1)).astype(np.float32)
+    horizon = rng.uniform(-0.7, 0.5, (count, 1, 1)).astype(np.float32) + slope * x
     below = np.clip((horizon - y) * size / 3.0, 0, 1)[:, None]
-    grain = 0.05 * np.sin(rng.uniform(4, 40, (count, 1, 1)) * y + rng.uniform(0, 9, (count, 1, 1)) * x)[:, None]
+    waves = rng.uniform((4, 0), (40, 9), (count, 2)).astype(np.float32)[:, :, None, None]
+    grain = 0.05 * np.sin(waves[:, 0] * y + waves[:, 1] * x)[:, None]
     picture = wall + below * (table + grain - wall)
     for _ in range(12):
-        cx, cy = rng.uniform(-1.1, 1.1, (2, count, 1, 1))
-        half = rng.uniform(0.06, 0.4, (2, count, 1, 1))
-        angle = rng.uniform(0, np.pi, (count, 1, 1))
+        cx, cy = rng.uniform(-1.1, 1.1, (2, count, 1, 1)).astype(np.float32)
+        half = rng.uniform(0.06, 0.4, (2, count, 1, 1)).astype(np.float32)
+        angle = rng.uniform(0, np.pi, (count, 1, 1)).astype(np.float32)
         u = np.abs(np.cos(angle) * (x - cx) + np.sin(angle) * (y - cy)) / half[0]
         v = np.abs(-np.sin(angle) * (x - cx) + np.cos(angle) * (y - cy)) / half[1]
-        disc = rng.random((count, 1, 1)) < 0.5
-        distance = np.where(disc, np.sqrt(u * u + v * v), np.maximum(u, v))
+        is_disc = rng.random((count, 1, 1)) < 0.5
+        distance = np.where(is_disc, np.sqrt(u * u + v * v), np.maximum(u, v))
         mask = np.clip((1.0 - distance) * 8.0, 0, 1)[:, None] * (rng.random((count, 1, 1, 1)) < 0.6)
         thing = _muted(count, rng) * (1.1 - 0.4 * np.clip(distance, 0, 1))[:, None]
         picture = picture + mask * (thing - picture)
-    return np.clip(soften(picture.astype(np.float32)), 0, 1)
+    return np.clip(soften(picture), 0, 1)
 
 
 def soften(picture: Floats) -> Floats:
@@ -77,4 +79,5 @@ def soften(picture: Floats) -> Floats:
 def _muted(count: int, rng: np.random.Generator) -> Floats:
     """(count, 3, 1, 1) everyday colours: more grey than not."""
     grey = rng.uniform(0.15, 0.95, (count, 1))
-    return (grey + rng.normal(0, 0.12, (count, 3))).clip(0.05, 1.0)[:, :, None, None]
+    colour = grey + rng.normal(0, 0.07, (count, 3))
+    return colour.clip(0.05, 1.0).astype(np.float32)[:, :, None, None]

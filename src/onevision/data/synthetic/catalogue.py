@@ -167,15 +167,29 @@ def first_day(config: SnapshotConfig) -> np.datetime64:
 
 
 def _colours(family: Floats, families: int, rng: np.random.Generator) -> tuple[Floats, Floats]:
-    """RGB (I, 3) of main and second colour: a family shares a hue and has three second colours."""
+    """RGB (I, 3) of main and second colour: a family shares a hue and has three second colours.
+
+    A quarter of the families are nearly grey, and a second colour is always lighter or darker than the main one.
+    """
     n = len(family)
-    hue = rng.random(families)[family] + rng.normal(0, 0.035, n)
-    saturation = rng.uniform(0.25, 0.95, families)[family] + rng.normal(0, 0.08, n)
-    value = rng.uniform(0.35, 0.98, families)[family] + rng.normal(0, 0.08, n)
-    second_hue, second_value = rng.random((families, 3)), rng.uniform(0.2, 1.0, (families, 3))
+    grey = rng.random(families) < 0.25
+    hue, strength = (
+        rng.random(families),
+        np.where(grey, rng.uniform(0.0, 0.15, families), rng.uniform(0.35, 0.9, families)),
+    )
+    value = rng.uniform(0.25, 0.98, families)
+    second_hue = hue[:, None] + rng.choice([0.0, 0.08, -0.08, 0.5], (families, 3))
+    second_strength = rng.uniform(0.05, 0.6, (families, 3))
+    second_value = 0.15 + 0.8 * ((value[:, None] + rng.uniform(0.35, 0.65, (families, 3))) % 1.0)
     choice = rng.integers(3, size=n)
-    secondary = hsv_to_rgb(second_hue[family, choice], np.full(n, 0.55), second_value[family, choice])
-    return hsv_to_rgb(hue, np.clip(saturation, 0, 1), np.clip(value, 0.2, 1)), secondary
+    primary = hsv_to_rgb(
+        hue[family] + rng.normal(0, 0.035, n),
+        np.clip(strength[family] + rng.normal(0, 0.08, n), 0, 1),
+        np.clip(value[family] + rng.normal(0, 0.08, n), 0.15, 1),
+    )
+    return primary, hsv_to_rgb(
+        second_hue[family, choice], second_strength[family, choice], second_value[family, choice]
+    )
 
 
 def hsv_to_rgb(hue: Floats, saturation: Floats, value: Floats) -> Floats:

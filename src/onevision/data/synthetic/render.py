@@ -96,8 +96,10 @@ def extent(parts: Sequence[Part], rotations: Floats) -> tuple[Floats, Floats]:
     """Lowest and highest screen x, y (B, 2) of a product at scale 1, from its parts' boxes."""
     lows, highs = [], []
     for part in parts:
-        middle = np.einsum("bij,bj->bi", rotations, part.center)[:, :2]
-        half = np.abs(_axes(part, rotations) * part.size[:, None, :]).sum(axis=2)[:, :2]
+        axes = _axes(part, rotations) * part.size[:, None, :]
+        cut, half_cut = (part.high + part.low) / 2.0, (part.high - part.low) / 2.0
+        middle = np.einsum("bij,bj->bi", rotations, part.center)[:, :2] + cut * axes[:, :2, 1]
+        half = (np.abs(axes) * np.array([1.0, half_cut, 1.0], np.float32)).sum(axis=2)[:, :2]
         lows.append(middle - half)
         highs.append(middle + half)
     return np.min(lows, axis=0), np.max(highs, axis=0)

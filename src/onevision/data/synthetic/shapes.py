@@ -203,9 +203,9 @@ def _camera(shape: Floats) -> list[Part]:
 def _headphones(shape: Floats) -> list[Part]:
     b = _Builder(shape)
     width, drop = b.between(0, 0.58, 0.74), b.between(1, -0.4, -0.15)
-    cup, thick = b.between(2, 0.3, 0.44), b.between(3, 0.13, 0.24)
-    b.ring((0, drop + 0.1, 0), (width + 0.08, 1.05, 0.2), SECONDARY, inner=0.84, low=0.0)
-    b.ring((0, drop + 0.1, 0.02), (width + 0.1, 1.09, 0.2), ACCENT, inner=0.9, low=0.72)
+    cup, thick = b.between(2, 0.36, 0.54), b.between(3, 0.15, 0.28)
+    b.ring((0, drop + 0.1, 0), (width + 0.08, 1.05, 0.2), SECONDARY, inner=0.8, low=0.0)
+    b.ring((0, drop + 0.1, 0.02), (width + 0.1, 1.09, 0.2), ACCENT, inner=0.84, low=0.72)
     for side in (-1.0, 1.0):
         b.tube((side * width, drop, 0), (cup, thick, cup), PRIMARY, turn=_tilt(QUARTER * side), cap_role=PRIMARY)
         b.tube((side * (width - thick), drop, 0), (cup * 0.92, 0.1, cup * 0.92), DARK, turn=_tilt(QUARTER))
