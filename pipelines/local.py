@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from kfp import local
 
@@ -40,7 +40,7 @@ def run_full_training(
     data: Path | None = None,
     runs: Path = Path("runs"),
     reuse: bool = True,
-    show: Callable[[str], None] = print,
+    show: Callable[[str], None] | None = None,
 ) -> Run:
     """Run `full_training` and return its folder with artifacts, metrics and report.
 
@@ -50,11 +50,12 @@ def run_full_training(
         bundle_store: by default `<runs>/stores/<recipe>`, so that a run meets the champion of its own recipe.
         data: folder of the grocery data, for recipes that start from it.
         reuse: take finished stages from earlier runs where nothing they depend on has changed.
-        show: prints one line for a person.
+        show: takes one line for a person; by default it is printed.
 
     Raises:
         OneVisionError: a stage failed; the message says which, and what to do.
     """
+    show = show or _print
     values = load_recipe(recipe, overrides)
     run_date = run_date or datetime.now(UTC).date().isoformat()
     runs = runs.resolve()
@@ -85,17 +86,38 @@ def run_full_training(
 
 
 def _run_pipeline(run: Run, show: Callable[[str], None], **arguments: object) -> None:
-    with (run.path / "run.log").open("a", encoding="utf-8") as log, contextlib.redirect_stdout(_Splitter(log, show)):
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*non-Python base image.*", category=RuntimeWarning)
-            local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(run.path / "stages"))
-            try:
-                full_training(**arguments)
-            except RuntimeError as error:
-                found = INNER_TASK.search(COLOUR.sub("", str(error)))
-                if not found:
-                    raise
-                raise OneVisionError(_advice(found.group(1), run)) from None
+    log_file = run.path / "run.log"
+    with (
+        log_file.open("a", encoding="utf-8") as log,
+        contextlib.redirect_stdout(_Splitter(log, show)),
+        _without_retries(full_training),
+        warnings.catch_warnings(),
+    ):
+        warnings.filterwarnings("ignore", message=".*non-Python base image.*", category=RuntimeWarning)
+        warnings.filterwarnings("ignore", message=".*no effect in the current local runner.*")
+        local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(run.path / "stages"))
+        try:
+            full_training(**arguments)
+        except RuntimeError as error:
+            found = INNER_TASK.search(COLOUR.sub("", str(error)))
+            if not found:
+                raise
+            raise OneVisionError(_advice(found.group(1), run)) from None
+
+
+@contextlib.contextmanager
+def _without_retries(pipeline: Any) -> Iterator[None]:
+    """Drop the tasks' retries: they are for a cluster's lost machines; here a failure would only wait and repeat."""
+    tasks = pipeline.pipeline_spec.root.dag.tasks
+    policies = {name: task.retry_policy for name, task in tasks.items()}
+    kept = {name: type(policy).FromString(policy.SerializeToString()) for name, policy in policies.items()}
+    for task in tasks.values():
+        task.ClearField("retry_policy")
+    try:
+        yield
+    finally:
+        for name, task in tasks.items():
+            task.retry_policy.CopyFrom(kept[name])
 
 
 def _advice(stage: str, run: Run) -> str:
@@ -156,6 +178,10 @@ class _Splitter:
         self.log.flush()
 
 
+def _print(line: str) -> None:
+    print(line, flush=True)
+
+
 def _short(path: Path) -> str:
     """The path as a person would type it here."""
-    return os.path.relpath(path)
+    return min(os.path.relpath(path), str(path), key=len)

@@ -200,4 +200,5 @@ def _show_run(run: Run) -> None:
 
     Console().print(stage_table(run.reports()))
     for name in ("report.html", "metrics.json", "bundle"):
-        print(f"{name:<13} {os.path.relpath(run.path.parent / 'latest' / name)}")
+        path = run.path.parent / "latest" / name
+        print(f"{name:<13} {min(os.path.relpath(path), str(path), key=len)}")

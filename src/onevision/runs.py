@@ -95,7 +95,7 @@ class Run:
         return [StageReport.load(folder) for folder in folders if (folder / REPORT).exists()]
 
     def metrics(self) -> dict[str, float]:
-        """Flat metrics: those of the evaluation, then `<stage>/seconds`, `<stage>/peak_memory_mb`, `<stage>/<count>`."""
+        """Flat metrics: those of the evaluation, then seconds, `peak_memory_mb` and counts as `<stage>/<name>`."""
         evaluation = self.artifact("evaluate") / "metrics.json"
         metrics: dict[str, float] = dict(read_json(evaluation)) if evaluation.exists() else {}
         for report in self.reports():
