@@ -69,7 +69,7 @@ def write_snapshot(
     manifest_extra = {
         "snapshot_id": snapshot_id,
         "source": source,
-        "as_of": _as_utc(as_of).isoformat(),
+        "as_of": as_utc(as_of).isoformat(),
         "query_images": _query_images(cast["images"]),
     }
     counts = {name: table.num_rows for name, table in cast.items()} | {"pictures": len(writer)}
@@ -131,7 +131,7 @@ class Snapshot:
         """The snapshot's date (UTC); no event is later."""
         text = self._extra("as_of")
         try:
-            return _as_utc(datetime.fromisoformat(text))
+            return as_utc(datetime.fromisoformat(text))
         except ValueError:
             raise ContractError(f"{self.path / MANIFEST}: extra.as_of is {text!r}, not an ISO time") from None
 
@@ -193,7 +193,8 @@ def _write_extra(out: Path, name: str, content: pa.Table | dict[str, Any]) -> No
         write_json(path, content)
 
 
-def _as_utc(time: datetime) -> datetime:
+def as_utc(time: datetime) -> datetime:
+    """The time in UTC; one without a zone is taken as UTC."""
     return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
 
 
