@@ -1,0 +1,170 @@
+"""The multi-stage cascade that the generator is measured against: dense recall, then a trained personalised ranker.
+
+It is built to win: the ranker (LightGBM LambdaRank) sees the same photo embedding and the same histories as the
+generator, and on top of them brand, price and click rates, which the generator is not given; its depth and length
+are chosen on the validation days. It learns from training searches alone.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from onevision.errors import OneVisionError
+from onevision.evaluation.cascade_features import CATEGORICAL, FEATURES, NEIGHBOURS, FeatureBuilder
+from onevision.evaluation.dense import DenseSearch
+from onevision.evaluation.searches import Searches
+
+CLICK_LABEL, ORDER_LABEL = 1, 2
+LABEL_GAIN = (0, 2, 3)
+"""Gain of nothing, a click, an order."""
+NEAREST_NEGATIVES, RANDOM_NEGATIVES = 40, 40
+"""Candidates of a training search: the nearest ones, and others of the recalled ones at random."""
+UNSEEN_SHARE = 0.2
+"""Training candidates that are shown to the ranker as if nobody had clicked them yet."""
+MAX_TRAINING_SEARCHES, MAX_VALIDATION_SEARCHES = 20_000, 1_500
+_SETTINGS = ({"num_leaves": 15, "learning_rate": 0.08}, {"num_leaves": 31, "learning_rate": 0.05})
+_PATIENCE = 30
+
+
+@dataclass
+class _Groups:
+    features: NDArray[np.float32]
+    labels: NDArray[np.int32]
+    sizes: NDArray[np.int32]
+
+
+class Cascade:
+    """Recall of `candidates` items, then a ranker of at most `trees` trees.
+
+    Args:
+        dense: the recall.
+        builder: the ranker's features.
+        created: (I,) when each item entered (microseconds), so that training never shows an item before its time.
+    """
+
+    def __init__(
+        self,
+        dense: DenseSearch,
+        builder: FeatureBuilder,
+        created: NDArray[np.int64],
+        *,
+        candidates: int,
+        trees: int,
+        seed: int,
+    ) -> None:
+        self._dense, self._builder, self._created = dense, builder, created
+        self._candidates, self._trees, self._seed = candidates, trees, seed
+        self._ranker: Any = None
+        self.validation_ndcg_: dict[str, float] = {}
+        """NDCG@10 on the validation searches of every setting tried."""
+
+    def fit(self, training: Searches, validation: Searches) -> Cascade:
+        """Train on the newest training searches with a click; choose setting and number of trees on validation."""
+        import lightgbm
+
+        training = _newest_with_clicks(training, MAX_TRAINING_SEARCHES)
+        validation = _newest_with_clicks(validation, MAX_VALIDATION_SEARCHES)
+        if not len(training):
+            raise OneVisionError("no training search has a click on a catalogue item: the cascade has nothing to learn")
+        rng = np.random.default_rng(self._seed)
+        groups, held_out = self._groups(training, rng), self._groups(validation, None)
+        best = -1.0
+        for setting in _SETTINGS:
+            ranker = lightgbm.LGBMRanker(**self._parameters(), **setting)
+            ranker.fit(
+                groups.features,
+                groups.labels,
+                group=groups.sizes,
+                eval_set=[(held_out.features, held_out.labels)] if len(held_out.sizes) else None,
+                eval_group=[held_out.sizes] if len(held_out.sizes) else None,
+                eval_at=[10],
+                feature_name=list(FEATURES),
+                categorical_feature=list(CATEGORICAL),
+                callbacks=[lightgbm.early_stopping(_PATIENCE, verbose=False)] if len(held_out.sizes) else None,
+            )
+            score = float(ranker.best_score_["valid_0"]["ndcg@10"]) if len(held_out.sizes) else 0.0
+            self.validation_ndcg_[f"{setting['num_leaves']} leaves, {ranker.best_iteration_} trees"] = score
+            if score > best:
+                best, self._ranker = score, ranker
+        return self
+
+    def rank(self, searches: Searches, k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """The `k` best items of each search: rows (Q, k), -1 where there are no more, and the ranker's scores."""
+        rows = np.full((len(searches), k), -1, dtype=np.int64)
+        scores = np.full((len(searches), k), -np.inf, dtype=np.float32)
+        recalled = self._dense.search(searches.embedding, self._candidates)[0]
+        for row, found in enumerate(tqdm(recalled, desc="cascade", unit="search", disable=None)):
+            candidates = found[found >= 0]
+            score = self._score(self._builder.build(searches, row, candidates, found))
+            order = np.argsort(-score, kind="stable")[:k]  # ties keep the order of recall
+            rows[row, : len(order)] = candidates[order]
+            scores[row, : len(order)] = score[order]
+        return rows, scores
+
+    def importance(self) -> dict[str, float]:
+        """Share of the ranker's gain that each feature brings, largest first."""
+        gain = self._ranker.booster_.feature_importance("gain")
+        shares = dict(zip(FEATURES, (gain / max(gain.sum(), 1e-12)).tolist(), strict=True))
+        return dict(sorted(shares.items(), key=lambda entry: -entry[1]))
+
+    def _score(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
+        # The booster itself: scikit-learn's wrapper takes ten times as long to check one small matrix.
+        return np.asarray(self._ranker.booster_.predict(features, num_threads=1))
+
+    def _parameters(self) -> dict[str, Any]:
+        return {
+            "objective": "lambdarank",
+            "metric": "ndcg",
+            "label_gain": list(LABEL_GAIN),
+            "n_estimators": self._trees,
+            "min_child_samples": 50,
+            "colsample_bytree": 0.8,
+            "reg_lambda": 1.0,
+            "lambdarank_truncation_level": 20,
+            "random_state": self._seed,
+            "deterministic": True,
+            "force_row_wise": True,
+            "n_jobs": int(os.environ.get("OMP_NUM_THREADS", "2")),
+            "verbosity": -1,
+        }
+
+    def _groups(self, searches: Searches, rng: np.random.Generator | None) -> _Groups:
+        """Labelled candidates of every search; with `rng` (training) a sample of them, some made to look unseen."""
+        matrices, labels = [], []
+        recalled = self._dense.search(searches.embedding, self._candidates)[0]
+        for row, found in enumerate(tqdm(recalled, desc="cascade features", unit="search", disable=None)):
+            found = found[found >= 0]
+            candidates, unseen = found, None
+            if rng is not None:
+                candidates = self._training_candidates(searches, row, found, rng)
+                unseen = rng.random(len(candidates)) < UNSEEN_SHARE
+            label = np.where(np.isin(candidates, searches.clicked[row]), CLICK_LABEL, 0)
+            label[np.isin(candidates, searches.ordered[row])] = ORDER_LABEL
+            matrices.append(self._builder.build(searches, row, candidates, found[:NEIGHBOURS], unseen))
+            labels.append(label)
+        if not matrices:
+            return _Groups(np.zeros((0, len(FEATURES)), np.float32), np.zeros(0, np.int32), np.zeros(0, np.int32))
+        sizes = np.array([len(label) for label in labels], dtype=np.int32)
+        return _Groups(np.concatenate(matrices), np.concatenate(labels).astype(np.int32), sizes)
+
+    def _training_candidates(
+        self, searches: Searches, row: int, found: NDArray[np.int64], rng: np.random.Generator
+    ) -> NDArray[np.int64]:
+        """What could have been shown then: clicked, ordered and shown items, near neighbours, and some of the rest."""
+        nearest, rest = found[:NEAREST_NEGATIVES], found[NEAREST_NEGATIVES:]
+        drawn = rng.choice(rest, size=min(RANDOM_NEGATIVES, len(rest)), replace=False)
+        seen = [searches.clicked[row], searches.ordered[row], searches.shown[row]]
+        candidates = np.unique(np.concatenate([*seen, nearest, drawn]))
+        return candidates[self._created[candidates] <= searches.ts[row]]
+
+
+def _newest_with_clicks(searches: Searches, limit: int) -> Searches:
+    clicked = np.flatnonzero([len(items) > 0 for items in searches.clicked])
+    newest = clicked[np.argsort(searches.ts[clicked], kind="stable")][-limit:]
+    return searches.take(newest)

@@ -1,0 +1,226 @@
+"""What the cascade's ranker knows of a search and a candidate: look, taste, category, price and popularity.
+
+Everything is as it could be known at the time of the search, and nothing later than the end of training: popularity
+and earlier shoppers' photos are read as of `min(search time, train_end)`, histories come point in time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onevision.evaluation.items import Items
+from onevision.evaluation.popularity import Popularity
+from onevision.evaluation.searches import HISTORIES, Searches
+
+FEATURES = (
+    "view_max",  # cosine of the photo and the candidate's best view
+    "view_mean",
+    "view_gap",  # how far the best view is behind the nearest neighbour
+    "item_cosine",
+    "photo_max",  # best of the views and of earlier photos that led to a click on the candidate
+    *(f"{statistic}_{name}" for name in HISTORIES for statistic in ("max", "mean")),  # cosine with the history
+    "style_recent",  # the same without what the category explains: carries taste across categories
+    "style_long",
+    "seen",  # times the candidate itself is in the history
+    "brand_recent",
+    "brand_long",
+    "category_long",
+    "price",
+    "price_level",  # log price against the category's, in deviations
+    "price_distance",  # of that level to the history's
+    "price_difference",
+    "neighbour_category",  # share of the nearest neighbours, by similarity, that is of the candidate's category
+    "neighbour_department",
+    "item_popularity",
+    "category_popularity",
+    "brand_popularity",
+    "history_length",
+    "segment",
+)
+"""Columns of the ranker's matrix."""
+CATEGORICAL = ("segment",)
+NEIGHBOURS = 20
+_PHOTOS_AN_ITEM = 64
+
+
+@dataclass(frozen=True)
+class ClickedPhotos:
+    """Photos of training searches and the item that each one's user clicked; time is in microseconds."""
+
+    item: NDArray[np.int64]
+    ts: NDArray[np.int64]
+    embedding: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, searches: Searches, end: int) -> ClickedPhotos:
+        """Every (photo, clicked item) of searches before `end`."""
+        pairs = [(row, item) for row, items in enumerate(searches.clicked) if searches.ts[row] < end for item in items]
+        rows, items = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
+        return cls(items, searches.ts[rows], searches.embedding[rows])
+
+
+class FeatureBuilder:
+    """Builds the ranker's matrix, one search at a time (what serving would do, and what bounds the memory).
+
+    Args:
+        popularity: click rates up to the end of training.
+        photos: earlier searches whose photos say what shoppers see in an item.
+        segments: profiles known in training; others count as missing.
+    """
+
+    def __init__(self, items: Items, popularity: Popularity, photos: ClickedPhotos, segments: list[str]) -> None:
+        self._embedding, self._popularity = items.embedding, popularity
+        self._views = _Ragged(items.view_item, items.view_embedding, len(items))
+        newest = _newest_of_each(photos)
+        self._photos = _Ragged(photos.item[newest], photos.embedding[newest], len(items), photos.ts[newest])
+        self._segment = {name: code for code, name in enumerate(segments) if name}
+        self._brand = np.unique(items.brand, return_inverse=True)[1]
+        self._category = np.unique(items.category, return_inverse=True)[1]
+        self._department = np.unique(items.department, return_inverse=True)[1]
+        self._log_price = np.log1p(items.price)
+        self._price_level = _within(self._log_price, self._category)
+        mean = np.stack([_group_mean(column, self._category) for column in items.embedding.T], axis=1)
+        style = items.embedding - mean[self._category]
+        self._style = style / np.maximum(np.linalg.norm(style, axis=1, keepdims=True), 1e-6)
+
+    def build(
+        self,
+        searches: Searches,
+        row: int,
+        candidates: NDArray[np.int64],
+        neighbours: NDArray[np.int64],
+        unseen: NDArray[np.bool_] | None = None,
+    ) -> NDArray[np.float32]:
+        """Features (K, F) of the candidates (K,) of one search.
+
+        Args:
+            neighbours: the nearest items of the photo, best first.
+            unseen: (K,) candidates that are to look as if nobody had clicked them yet; how training learns to treat
+                cold items.
+        """
+        query, ts = searches.embedding[row], int(searches.ts[row])
+        histories = {name: searches.histories[name][row] for name in HISTORIES}
+        look = self._look(query, ts, candidates, neighbours, unseen)
+        taste = self._taste(candidates, histories)
+        prior = self._prior(candidates, ts, unseen)
+        code = self._segment.get(str(searches.segment[row]), np.nan)
+        length = sum(len(items) for items in histories.values())
+        constant = [np.full(len(candidates), value) for value in (np.log1p(length), code)]
+        return np.stack([*look[:5], *taste, *look[5:], *prior, *constant], axis=1).astype(np.float32)
+
+    def _look(
+        self,
+        query: NDArray[np.float32],
+        ts: int,
+        candidates: NDArray[np.int64],
+        neighbours: NDArray[np.int64],
+        unseen: NDArray[np.bool_] | None,
+    ) -> list[NDArray[np.floating]]:
+        best, mean = self._views.similarity(query, candidates)
+        photo = np.fmax(best, self._photos.similarity(query, candidates, before=ts)[0])
+        if unseen is not None:
+            photo = np.where(unseen, best, photo)
+        near = neighbours[neighbours >= 0][:NEIGHBOURS]
+        weight = np.maximum(self._views.similarity(query, near)[0], 1e-3)
+        weight /= weight.sum()
+        shares = [
+            np.bincount(label[near], weight, minlength=int(label.max()) + 1)[label[candidates]]
+            for label in (self._category, self._department)
+        ]
+        nearest = self._views.similarity(query, near[:1])[0]
+        return [best, mean, nearest - best, self._embedding[candidates] @ query, photo, *shares]
+
+    def _taste(
+        self, candidates: NDArray[np.int64], histories: dict[str, NDArray[np.int64]]
+    ) -> list[NDArray[np.floating]]:
+        own = self._embedding[candidates]
+        out: list[NDArray[np.floating]] = []
+        for name in HISTORIES:
+            out += _max_and_mean(own, self._embedding[histories[name]])
+        recent = np.concatenate([histories["recent_clicked"], histories["recent_ordered"]])
+        long = np.concatenate([recent, histories["long_history"]])
+        out += [_max_and_mean(self._style[candidates], self._style[rows])[1] for rows in (recent, long)]
+        out.append((candidates[:, None] == long[None]).sum(axis=1).astype(np.float64))
+        out += [_share(self._brand, candidates, rows) for rows in (recent, long)]
+        out.append(_share(self._category, candidates, long))
+        level = self._price_level[candidates]
+        difference = level - self._price_level[long].mean() if len(long) else np.full(len(candidates), np.nan)
+        return [*out, self._log_price[candidates], level, np.abs(difference), difference]
+
+    def _prior(
+        self, candidates: NDArray[np.int64], ts: int, unseen: NDArray[np.bool_] | None
+    ) -> list[NDArray[np.floating]]:
+        item, category, brand = self._popularity.of(candidates, ts)
+        if unseen is not None:
+            item = np.where(unseen, category, item)
+        return [item, category, brand]
+
+
+class _Ragged:
+    """Vectors grouped by item, for the best and the mean similarity of an item's vectors with a query."""
+
+    def __init__(
+        self,
+        item: NDArray[np.int64],
+        vectors: NDArray[np.float32],
+        items: int,
+        ts: NDArray[np.int64] | None = None,
+    ) -> None:
+        order = np.argsort(item, kind="stable")
+        self._vectors = vectors[order]
+        self._ts = None if ts is None else ts[order]
+        self._bounds = np.searchsorted(item[order], np.arange(items + 1))
+
+    def similarity(
+        self, query: NDArray[np.float32], items: NDArray[np.int64], before: int | None = None
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Largest and mean cosine similarity with each item's vectors, NaN for an item without any."""
+        low, count = self._bounds[items], self._bounds[items + 1] - self._bounds[items]
+        owner = np.repeat(np.arange(len(items)), count)
+        index = np.arange(len(owner)) - np.repeat(np.cumsum(count) - count, count) + np.repeat(low, count)
+        value = (self._vectors[index] @ query).astype(np.float64)
+        if before is not None and self._ts is not None:
+            known = self._ts[index] < before
+            owner, value = owner[known], value[known]
+            count = np.bincount(owner, minlength=len(items))
+        best = np.full(len(items), -np.inf)
+        np.maximum.at(best, owner, value)
+        with np.errstate(invalid="ignore"):
+            mean = np.bincount(owner, value, minlength=len(items)) / count
+        return np.where(count > 0, best, np.nan), mean
+
+
+def _newest_of_each(photos: ClickedPhotos) -> NDArray[np.int64]:
+    """Rows of the newest photos of each item, so that one popular item cannot fill the memory."""
+    order = np.lexsort((-photos.ts, photos.item))
+    item = photos.item[order]
+    place = np.arange(len(item)) - np.searchsorted(item, item)
+    return order[place < _PHOTOS_AN_ITEM]
+
+
+def _max_and_mean(
+    own: NDArray[np.float32], history: NDArray[np.float32]
+) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    if not len(history):
+        return np.full(len(own), np.nan), np.full(len(own), np.nan)
+    similarity = own @ history.T
+    return similarity.max(axis=1), similarity.mean(axis=1)
+
+
+def _share(label: NDArray[np.int64], candidates: NDArray[np.int64], history: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Share of the history with the candidate's label, shrunk towards none (two pseudo-items)."""
+    counts = np.bincount(label[history], minlength=int(label.max()) + 1)
+    return counts[label[candidates]] / (len(history) + 2.0)
+
+
+def _group_mean(values: NDArray[np.floating], group: NDArray[np.int64]) -> NDArray[np.float64]:
+    return np.bincount(group, values) / np.bincount(group)
+
+
+def _within(values: NDArray[np.float64], group: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Values centred and scaled inside each group."""
+    centred = values - _group_mean(values, group)[group]
+    return centred / np.sqrt(np.maximum(_group_mean(centred**2, group), 1e-6))[group]

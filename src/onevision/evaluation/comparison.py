@@ -1,0 +1,197 @@
+"""Rankings of the same queries side by side: metrics a query, intervals, paired differences and slices.
+
+Nothing here knows where a ranking comes from, so baselines, generators and a champion bundle are compared alike.
+A key of the flat metrics is `<system>/<metric>`, `<system>/<metric>/<slice>` or `<a>_minus_<b>/<metric>`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onevision.metrics import Interval, first_rank, hit_rate, mean_intervals, mrr, ndcg, recall
+from onevision.report import ReportTable
+
+PLACES = 50
+"""Length of every ranking that is compared."""
+HIT_RATES = (1, 5, 10, 50)
+SLICE_METRICS = ("hr@10", "mrr@10")
+DIFFERENCE_METRICS = ("hr@1", "hr@10", "hr@50", "mrr@10", "ndcg@10", "order_ndcg@10")
+ORDER_GAIN = 2.0
+"""Gain of an ordered item in `order_ndcg`; a clicked one has 1."""
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What was right for each query, as item rows.
+
+    Attributes:
+        first: (Q,) the item clicked first: the relevant one of HR, MRR and NDCG, so that NDCG never exceeds HR.
+        clicked, ordered: items a query; the relevant ones of recall and `order_ndcg`.
+    """
+
+    first: NDArray[np.int64]
+    clicked: Sequence[Sequence[int]]
+    ordered: Sequence[Sequence[int]]
+
+    @classmethod
+    def of(cls, clicked: Sequence[Sequence[int]], ordered: Sequence[Sequence[int]] | None = None) -> Truth:
+        """Truth from the items clicked, first one first; every query needs one."""
+        return cls(
+            np.array([items[0] for items in clicked], dtype=np.int64),
+            [list(dict.fromkeys(int(i) for i in items)) for items in clicked],
+            [list(dict.fromkeys(int(i) for i in items)) for items in ordered or [()] * len(clicked)],
+        )
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+
+def measure(
+    items: NDArray[np.int64], truth: Truth, bucket: NDArray[np.integer] | None = None
+) -> dict[str, NDArray[np.float64]]:
+    """Every metric of one ranking, one value a query.
+
+    Args:
+        items: (Q, PLACES) item rows, best first, -1 where there is none.
+        bucket: (I,) number of each item's semantic ID, for `sid_hr@10`.
+    """
+    first = truth.first[:, None].tolist()
+    relevant = [list(dict.fromkeys([*c, *o])) for c, o in zip(truth.clicked, truth.ordered, strict=True)]
+    gains = [
+        [ORDER_GAIN if item in set(ordered) else 1.0 for item in items_]
+        for items_, ordered in zip(relevant, truth.ordered, strict=True)
+    ]
+    values = {f"hr@{k}": hit_rate(items, first, k) for k in HIT_RATES}
+    values["mrr@10"] = mrr(items, first, 10)
+    values["ndcg@10"] = ndcg(items, first, 10)
+    values["recall@10"] = recall(items, truth.clicked, 10)
+    values["recall@50"] = recall(items, truth.clicked, 50)
+    values["order_ndcg@10"] = ndcg(items, relevant, 10, gains)
+    if bucket is not None:
+        values["sid_hr@10"] = hit_rate(distinct_buckets(items, bucket, 10), bucket[truth.first][:, None].tolist(), 10)
+    return values
+
+
+def distinct_buckets(items: NDArray[np.int64], bucket: NDArray[np.integer], k: int) -> NDArray[np.int64]:
+    """The first `k` different semantic IDs of each ranking, (Q, k), -1 where its items have fewer."""
+    out = np.full((len(items), k), -1, dtype=np.int64)
+    for row, ranking in enumerate(items):
+        seen = list(dict.fromkeys(bucket[ranking[ranking >= 0]].tolist()))[:k]
+        out[row, : len(seen)] = seen
+    return out
+
+
+@dataclass
+class Comparison:
+    """Several systems' rankings of the same queries, measured.
+
+    Attributes:
+        truth: what was right.
+        samples, seed: of the bootstrap.
+        values: system -> metric -> (Q,) values.
+        ranks: system -> (Q,) rank of the first clicked item, 0 where it is not among the places.
+    """
+
+    truth: Truth
+    samples: int
+    seed: int
+    values: dict[str, dict[str, NDArray[np.float64]]] = field(default_factory=dict)
+    ranks: dict[str, NDArray[np.int64]] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        rankings: Mapping[str, NDArray[np.int64]],
+        truth: Truth,
+        *,
+        bucket: NDArray[np.integer] | None = None,
+        samples: int = 1000,
+        seed: int = 0,
+    ) -> Comparison:
+        """Measure rankings (name -> (Q, PLACES) item rows)."""
+        comparison = cls(truth, samples, seed)
+        for name, items in rankings.items():
+            comparison.values[name] = measure(items, truth, bucket)
+            comparison.ranks[name] = first_rank(items, truth.first[:, None].tolist())
+        return comparison
+
+    def metrics(self) -> dict[str, float]:
+        """Mean of every metric, `<system>/<metric>`."""
+        return {
+            f"{system}/{name}": float(column.mean())
+            for system, columns in self.values.items()
+            for name, column in columns.items()
+        }
+
+    def intervals(self, system: str) -> dict[str, Interval]:
+        """Mean and 95 % interval of every metric of a system."""
+        columns = self.values[system]
+        intervals = mean_intervals(np.stack(list(columns.values()), axis=1), self.samples, self.seed)
+        return dict(zip(columns, intervals, strict=True))
+
+    def difference(self, a: str, b: str) -> dict[str, Interval]:
+        """Mean and 95 % interval of `a - b` over the same queries, for `DIFFERENCE_METRICS`."""
+        columns = np.stack([self.values[a][m] - self.values[b][m] for m in DIFFERENCE_METRICS], axis=1)
+        return dict(zip(DIFFERENCE_METRICS, mean_intervals(columns, self.samples, self.seed), strict=True))
+
+    def difference_metrics(self, pairs: Sequence[tuple[str, str]]) -> dict[str, float]:
+        """Paired differences, flat: `<a>_minus_<b>/<metric>`, `.../<metric>/low` and `.../<metric>/high`."""
+        flat: dict[str, float] = {}
+        for a, b in pairs:
+            for metric, interval in self.difference(a, b).items():
+                key = f"{a}_minus_{b}/{metric}"
+                flat |= {key: interval.mean, f"{key}/low": interval.low, f"{key}/high": interval.high}
+        return flat
+
+    def slice_metrics(self, slices: Mapping[str, NDArray[np.bool_]]) -> dict[str, float]:
+        """Means over parts of the queries, `<system>/<metric>/<slice>`, and `queries/<slice>`; empty parts are out."""
+        flat: dict[str, float] = {}
+        for name, inside in slices.items():
+            if not inside.any():
+                continue
+            flat[f"queries/{name}"] = float(inside.sum())
+            for system, columns in self.values.items():
+                flat |= {f"{system}/{m}/{name}": float(columns[m][inside].mean()) for m in SLICE_METRICS}
+        return flat
+
+    def table(self, title: str = "Systems on the same queries") -> ReportTable:
+        """Every metric of every system with its interval, in percent."""
+        names = list(next(iter(self.values.values())))
+        rows = []
+        for system in self.values:
+            intervals = self.intervals(system)
+            rows.append([system, *(percent(intervals[n]) if n in intervals else "" for n in names)])
+        caption = (
+            f"{len(self.truth)} queries; percent, with the 95 % interval of {self.samples} bootstrap samples. "
+            "HR, MRR and NDCG: the item clicked first. Recall: all clicked items. order_ndcg: orders weigh double."
+        )
+        return ReportTable(title, ["system", *names], rows, caption)
+
+    def difference_table(self, pairs: Sequence[tuple[str, str]]) -> ReportTable:
+        """Paired differences in points, starred where the interval excludes 0."""
+        rows = []
+        for a, b in pairs:
+            cells = self.difference(a, b)
+            rows.append(
+                [f"{a} - {b}", *(percent(c) + (" *" if c.low > 0 or c.high < 0 else "") for c in cells.values())]
+            )
+        caption = "Percentage points over the same queries, with 95 % intervals; * excludes 0."
+        return ReportTable("Paired differences", ["difference", *DIFFERENCE_METRICS], rows, caption)
+
+    def slice_table(self, slices: Mapping[str, NDArray[np.bool_]], metric: str = "hr@10") -> ReportTable:
+        """One metric of every system on every part of the queries, in percent."""
+        kept = {name: inside for name, inside in slices.items() if inside.any()}
+        rows = [
+            [name, int(inside.sum()), *(f"{100 * v[metric][inside].mean():.1f}" for v in self.values.values())]
+            for name, inside in kept.items()
+        ]
+        return ReportTable(f"{metric} by slice", ["slice", "queries", *self.values], rows, "Percent.")
+
+
+def percent(interval: Interval) -> str:
+    """An interval in percent, such as `43.1 [40.9, 45.2]`."""
+    return f"{100 * interval.mean:.1f} [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"

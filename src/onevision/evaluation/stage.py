@@ -1,0 +1,246 @@
+"""Stage `evaluate`: dense neighbours, the cascade and the generators on the same held-out queries.
+
+Every key of `metrics.json` is explained in `docs/metrics.md`.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from onevision.artifacts import (
+    Artifact,
+    finish_artifact,
+    open_artifact,
+    read_json,
+    require_same_generation,
+    start_artifact,
+    write_json,
+)
+from onevision.data.snapshot import Snapshot
+from onevision.errors import OneVisionError
+from onevision.evaluation.cascade import Cascade
+from onevision.evaluation.comparison import Comparison, Truth
+from onevision.evaluation.config import EvaluationConfig
+from onevision.evaluation.dense import DenseSearch
+from onevision.evaluation.items import UNKNOWN, Items
+from onevision.evaluation.leakage import check_leakage
+from onevision.evaluation.outputs import gallery, ranks_table
+from onevision.evaluation.searches import Searches, deal_histories
+from onevision.evaluation.summary import figures, latency_table, warnings
+from onevision.evaluation.systems import (
+    Clock,
+    System,
+    cascade_system,
+    dense_system,
+    generator_system,
+    image_tower_latency,
+    oracle_systems,
+    train_cascade,
+)
+from onevision.features.queries import QuerySet
+from onevision.report import ReportTable, StageReport
+
+COMPARED = (
+    ("generator_pruned", "dense"),
+    ("generator_pruned", "cascade"),
+    ("generator_aligned", "dense"),
+    ("generator_aligned", "cascade"),
+    ("generator_aligned", "generator_sft"),
+    ("generator_pruned", "generator_aligned"),
+    ("generator_aligned", "generator_shuffled_history"),
+    ("cascade", "dense"),
+)
+"""Paired differences that are reported."""
+RETRIEVAL_CUTOFFS = (1, 10)
+
+
+def run(
+    *,
+    snapshot: Path,
+    pairs: Path,
+    encoder: Path,
+    quantizer: Path,
+    semantic_ids: Path,
+    features: Path,
+    generator_sft: Path,
+    generator_aligned: Path,
+    pruning: Path,
+    out: Path,
+    config: EvaluationConfig,
+    seed: int,
+) -> StageReport:
+    """Measure every system on the newest test queries that somebody clicked on.
+
+    Raises:
+        ArtifactError: inputs of different generations, or something held out was trained on.
+        OneVisionError: no test query to measure.
+    """
+    began = time.perf_counter()
+    shop = Snapshot.open(snapshot)
+    parents = _open_parents(
+        shop.artifact,
+        pairs=(pairs, "pairs"),
+        encoder=(encoder, "encoder"),
+        quantizer=(quantizer, "quantizer"),
+        semantic_ids=(semantic_ids, "semantic_ids"),
+        features=(features, "features"),
+        generator_sft=(generator_sft, "generator"),
+        generator_aligned=(generator_aligned, "generator"),
+        pruning=(pruning, "pruning"),
+    )
+    start_artifact(out)
+    items = Items.load(semantic_ids, shop)
+    queries, counts = held_out_queries(pairs, encoder, features, items, config.max_queries)
+    cold = items.item_id[items.cold].tolist()
+    counts |= check_leakage(pairs, queries.query_id, queries.image_id, cold)
+    searches = Searches.of(queries, items, pairs)
+    clock = Clock(len(queries), config.latency_queries)
+    cascade, dense = train_cascade(items, shop, pairs, encoder, features, config, seed)
+    systems = {
+        "dense": dense_system(dense, searches, clock),
+        "cascade": cascade_system(cascade, searches, clock),
+        **_generators(encoder, semantic_ids, generator_sft, generator_aligned, pruning, queries, config, clock, seed),
+        **oracle_systems(shop, queries, items),
+    }
+    comparison = Comparison.of(
+        {name: system.items for name, system in systems.items()},
+        Truth.of([rows.tolist() for rows in searches.clicked], [rows.tolist() for rows in searches.ordered]),
+        bucket=items.bucket,
+        samples=config.bootstrap_samples,
+        seed=seed,
+    )
+    slices = query_slices(queries, searches, items, encoder)
+    metrics = comparison.metrics() | comparison.difference_metrics(COMPARED) | comparison.slice_metrics(slices)
+    metrics |= {f"{n}/invalid_rate": s.invalid_rate for n, s in systems.items() if s.invalid_rate is not None}
+    metrics |= instance_retrieval(queries, items, dense) | _encoding_metrics(quantizer)
+    write_json(out / "metrics.json", metrics)
+    rankings = {name: system.items for name, system in systems.items()}
+    pq.write_table(ranks_table(queries, rankings, comparison.ranks, items), out / "ranks.parquet")
+    write_json(out / "gallery.json", gallery(queries, rankings, items, config.gallery, seed))
+    finish_artifact(out, "evaluation", parents=parents, counts=counts)
+    latencies = {name: system.latency for name, system in systems.items() if system.latency}
+    latencies["image_tower"] = image_tower_latency(shop, encoder, queries, clock)
+    return StageReport(
+        "evaluate",
+        counts=counts,
+        metrics=metrics | {f"{n}/{key}": ms for n, taken in latencies.items() for key, ms in taken.items()},
+        warnings=warnings(comparison, slices),
+        tables=[
+            comparison.table(),
+            comparison.difference_table(COMPARED),
+            comparison.slice_table(slices),
+            latency_table(latencies, len(items)),
+            _cascade_table(cascade),
+        ],
+        figures=figures(comparison, slices),
+        seconds=time.perf_counter() - began,
+    )
+
+
+def held_out_queries(
+    pairs: Path, encoder: Path, features: Path, items: Items, limit: int
+) -> tuple[QuerySet, dict[str, int]]:
+    """The newest test queries whose first click is on a known item, and counts of what was left out and why."""
+    queries = QuerySet.load(pairs, encoder, features, split="test", limit=limit)
+    first_known = np.array([items.row(clicked[0]) != UNKNOWN for clicked in queries.clicked], dtype=bool)
+    table = pq.read_table(pairs / "queries.parquet", columns=["split", "clicked"])
+    test = table.filter(pc.equal(table["split"], "test"))
+    with_click = int(pc.sum(pc.greater(pc.list_value_length(test["clicked"]), 0)).as_py() or 0)
+    counts = {
+        "queries_test": test.num_rows,
+        "queries_without_click": test.num_rows - with_click,
+        "queries_older_than_the_newest": with_click - len(queries),
+        "queries_clicked_item_unknown": int((~first_known).sum()),
+        "queries_measured": int(first_known.sum()),
+        "items": len(items),
+    }
+    if not first_known.any():
+        raise OneVisionError(
+            f"{pairs}: none of its {test.num_rows} test queries has a click on an item of the catalogue; "
+            "raise pairing.test_days or give a snapshot with clicks on its last days"
+        )
+    return queries.take(np.flatnonzero(first_known)), counts
+
+
+def query_slices(queries: QuerySet, searches: Searches, items: Items, encoder: Path) -> dict[str, NDArray[np.bool_]]:
+    """Parts of the queries by name -> (Q,) bool."""
+    views = pq.read_table(encoder / "images.parquet", columns=["view"])["view"].take(pa.array(queries.image_row))
+    view = np.array(views.to_pylist(), dtype=np.str_)
+    department = items.department[[rows[0] for rows in searches.clicked]]
+    slices = {
+        "cold_item": queries.cold_item,
+        "warm_item": ~queries.cold_item,
+        "cold_user": queries.cold_user,
+        "warm_user": ~queries.cold_user,
+        "personal": queries.personal,
+        "not_personal": ~queries.personal,
+    }
+    slices |= {f"view:{name}": view == name for name in np.unique(view).tolist()}
+    return slices | {f"department:{name}": department == name for name in np.unique(department).tolist()}
+
+
+def instance_retrieval(queries: QuerySet, items: Items, dense: DenseSearch) -> dict[str, float]:
+    """Photo -> its own product among all items, `align/r@k`; over cold products `align/cold_r@k`."""
+    target = np.array([items.row(item) for item in queries.photographed], dtype=np.int64)
+    known = target != UNKNOWN
+    metrics: dict[str, float] = {}
+    for prefix, rows in (("", known), ("cold_", known & items.cold[target])):
+        metrics[f"align/{prefix}queries"] = float(rows.sum())
+        if rows.any():
+            found = dense.search(queries.embedding[rows], max(RETRIEVAL_CUTOFFS))[0] == target[rows, None]
+            metrics |= {f"align/{prefix}r@{k}": float(found[:, :k].any(axis=1).mean()) for k in RETRIEVAL_CUTOFFS}
+    return metrics
+
+
+def _generators(
+    encoder: Path,
+    semantic_ids: Path,
+    sft: Path,
+    aligned: Path,
+    pruning: Path,
+    queries: QuerySet,
+    config: EvaluationConfig,
+    clock: Clock,
+    seed: int,
+) -> dict[str, System]:
+    from onevision.decoding.ranker import GeneratorRanker
+
+    after_sft = GeneratorRanker.open(encoder, semantic_ids, sft)
+    after_alignment = GeneratorRanker.open(encoder, semantic_ids, aligned)
+    pruned = GeneratorRanker.open(encoder, semantic_ids, aligned, pruning)
+    shuffled = queries.with_histories_of(deal_histories(queries.user_id, seed))
+    asked: tuple[tuple[str, GeneratorRanker, QuerySet, Clock | None], ...] = (
+        ("generator_sft", after_sft, queries, clock),
+        ("generator_aligned", after_alignment, queries, clock),
+        ("generator_pruned", pruned, queries, clock),
+        ("generator_shuffled_history", after_alignment, shuffled, None),
+    )
+    return {
+        name: generator_system(name, ranker, answered, config.beam_width, timer)
+        for name, ranker, answered, timer in asked
+    }
+
+
+def _open_parents(snapshot: Artifact, **inputs: tuple[Path, str]) -> dict[str, Artifact]:
+    parents = {"snapshot": snapshot} | {name: open_artifact(path, kind) for name, (path, kind) in inputs.items()}
+    require_same_generation(*parents.values())
+    return parents
+
+
+def _encoding_metrics(quantizer: Path) -> dict[str, float]:
+    path = quantizer / "metrics.json"
+    return read_json(path) if path.exists() else {}
+
+
+def _cascade_table(cascade: Cascade) -> ReportTable:
+    tried = "; ".join(f"{name}: {value:.4f}" for name, value in cascade.validation_ndcg_.items())
+    rows = [[name, f"{100 * share:.1f}"] for name, share in list(cascade.importance().items())[:12]]
+    caption = f"Share of the ranker's gain, percent. NDCG@10 on validation searches: {tried}."
+    return ReportTable("What the cascade ranks by", ["feature", "gain"], rows, caption)

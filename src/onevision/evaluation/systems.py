@@ -1,0 +1,153 @@
+"""The systems that are compared, each asked for the same number of places for the same queries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from onevision.artifacts import read_json
+from onevision.data.images import decode_image
+from onevision.data.snapshot import Snapshot
+from onevision.evaluation.cascade import MAX_TRAINING_SEARCHES, MAX_VALIDATION_SEARCHES, Cascade
+from onevision.evaluation.cascade_features import ClickedPhotos, FeatureBuilder
+from onevision.evaluation.comparison import PLACES
+from onevision.evaluation.config import EvaluationConfig
+from onevision.evaluation.dense import DenseSearch
+from onevision.evaluation.items import Items
+from onevision.evaluation.latency import latencies_ms
+from onevision.evaluation.popularity import Popularity
+from onevision.evaluation.searches import Searches, microseconds
+from onevision.features.queries import QuerySet
+
+if TYPE_CHECKING:
+    from onevision.decoding.ranker import GeneratorRanker
+
+ORACLES = {"oracle_with_taste": "with_taste", "oracle_visual": "visual_only"}
+"""System -> column of the synthetic shop's `oracle_queries.parquet`."""
+
+
+@dataclass
+class System:
+    """One system's answers.
+
+    Attributes:
+        items: (Q, PLACES) item rows, best first, -1 where there is none.
+        invalid_rate: share of beams that were no item; None for systems that cannot write one.
+        latency: `latency_ms_p50`, ... of one query at batch size 1; empty where it was not timed.
+    """
+
+    items: NDArray[np.int64]
+    invalid_rate: float | None = None
+    latency: dict[str, float] = field(default_factory=dict)
+
+
+class Clock:
+    """Times systems on the same queries, evenly taken from all of them."""
+
+    def __init__(self, queries: int, timed: int) -> None:
+        self._rows = np.unique(np.linspace(0, queries - 1, min(timed, queries)).astype(np.int64))
+
+    def time(self, answer: Callable[[int], object]) -> dict[str, float]:
+        """Latencies of `answer(row)`."""
+        return latencies_ms(lambda turn: answer(int(self._rows[turn])), len(self._rows))
+
+
+def train_cascade(
+    items: Items,
+    shop: Snapshot,
+    pairs: Path,
+    encoder: Path,
+    features: Path,
+    config: EvaluationConfig,
+    seed: int,
+) -> tuple[Cascade, DenseSearch]:
+    """Fit the cascade on the training and validation queries; also its first stage, which is the dense baseline."""
+    end = microseconds(read_json(pairs / "splits.json")["train_end"])
+    loaded = (
+        QuerySet.load(pairs, encoder, features, split=split, limit=limit)
+        for split, limit in (("train", MAX_TRAINING_SEARCHES), ("validation", MAX_VALIDATION_SEARCHES))
+    )
+    training, validation = (Searches.of(queries, items, pairs) for queries in loaded)
+    clicked, ts = _clicks(shop, items)
+    start = min(int(ts.min(initial=end)), end - 1)
+    builder = FeatureBuilder(
+        items,
+        Popularity(items, clicked, ts, start=start, end=end),
+        ClickedPhotos.of(training, end),
+        sorted(set(training.segment.tolist())),
+    )
+    dense = DenseSearch(items.view_embedding, items.view_item, len(items))
+    cascade = Cascade(
+        dense, builder, items.created, candidates=config.recall_candidates, trees=config.ranker_trees, seed=seed
+    )
+    return cascade.fit(training, validation), dense
+
+
+def dense_system(dense: DenseSearch, searches: Searches, clock: Clock) -> System:
+    """Nearest neighbours; timed from the photo's embedding."""
+    found = dense.search(searches.embedding, PLACES)[0]
+    return System(found, latency=clock.time(lambda row: dense.search(searches.embedding[row : row + 1], PLACES)))
+
+
+def cascade_system(cascade: Cascade, searches: Searches, clock: Clock) -> System:
+    """Recall, features and ranker; timed from the photo's embedding and the user's sequences."""
+    found = cascade.rank(searches, PLACES)[0]
+    return System(found, latency=clock.time(lambda row: cascade.rank(searches.take(slice(row, row + 1)), PLACES)))
+
+
+def generator_system(
+    name: str, ranker: GeneratorRanker, queries: QuerySet, beam_width: int, clock: Clock | None
+) -> System:
+    """A generator; timed, with a clock, from embedding, patch tokens and sequences: prompt, beams and buckets."""
+    ranking = ranker.rank(queries, beam_width, PLACES, progress=name)
+    timed = clock.time(lambda row: ranker.rank(queries.take([row]), beam_width, PLACES)) if clock else {}
+    return System(np.asarray(ranking.items, dtype=np.int64), float(ranking.invalid_rate), timed)
+
+
+def oracle_systems(shop: Snapshot, queries: QuerySet, items: Items) -> dict[str, System]:
+    """The synthetic shop's ceilings as systems; none for another shop."""
+    path = shop.path / "oracle_queries.parquet"
+    if not path.exists():
+        return {}
+    table = pq.read_table(path)
+    place = pc.index_in(pa.array(queries.query_id, pa.string()), value_set=table["query_id"].combine_chunks())
+    known = table.take(place)
+    return {system: System(_padded(items.row_lists(known[column].to_pylist()))) for system, column in ORACLES.items()}
+
+
+def image_tower_latency(shop: Snapshot, encoder: Path, queries: QuerySet, clock: Clock) -> dict[str, float]:
+    """Decoding and embedding one photo: what every system needs before it starts."""
+    from onevision.encoder.model import Encoder
+
+    model = Encoder.from_pretrained(encoder)
+
+    def answer(row: int) -> object:
+        pixels = decode_image(shop.images.read(queries.image_id[row]), model.config.image_size)
+        return model.embed(pixels[None])
+
+    return clock.time(answer)
+
+
+def _clicks(shop: Snapshot, items: Items) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Item row and time (microseconds) of every click on a known item."""
+    events = shop.table("events")
+    events = events.filter(pc.equal(events["event_type"], "click"))
+    rows = pc.index_in(events["item_id"], value_set=items.arrow_ids())
+    known = pc.is_valid(rows)
+    ts = events["ts"].cast("int64").filter(known).to_numpy()
+    return rows.filter(known).to_numpy().astype(np.int64), ts
+
+
+def _padded(lists: list[NDArray[np.int64]]) -> NDArray[np.int64]:
+    out = np.full((len(lists), PLACES), -1, dtype=np.int64)
+    for row, found in enumerate(lists):
+        out[row, : min(len(found), PLACES)] = found[:PLACES]
+    return out
