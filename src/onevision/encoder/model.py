@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from onevision.artifacts import write_json
+from onevision.artifacts import read_json, write_json
 from onevision.encoder.config import EncoderConfig
 from onevision.encoder.towers import make_tower
 from onevision.errors import ArtifactError
@@ -120,6 +120,12 @@ class Encoder(nn.Module):
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "config.json", {"encoder": self.config.model_dump(), "categories": self.categories})
         save_file({k: v.contiguous() for k, v in self.state_dict().items()}, folder / "model.safetensors")
+
+    @staticmethod
+    def read_categories(folder: Path) -> list[str]:
+        """Leaf categories of a saved encoder, in the order of its category vectors, without loading the weights."""
+        categories: list[str] = read_json(folder / "config.json")["categories"]
+        return categories
 
     @classmethod
     def from_pretrained(cls, folder: Path) -> Encoder:

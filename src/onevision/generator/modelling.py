@@ -133,7 +133,7 @@ class Generator(PreTrainedModel):
             ],
             1,
         )
-        patches = self.image(prompt.tokens) + self.image_position
+        patches = self.image(prompt.tokens.float()) + self.image_position
         history, history_mask = self._history(prompt.history)
         long, long_mask = self._long_history(prompt.long_history)
         return front, patches, torch.cat([history, long], 1), torch.cat([history_mask, long_mask], 1)

@@ -30,7 +30,7 @@ class Prompt:
     """A batch of B prompts.
 
     Attributes:
-        tokens: (B, T, C) patch tokens; embedding: (B, d); category: (B, K) predicted mixture.
+        tokens: (B, T, C) patch tokens, float16; embedding: (B, d); category: (B, K) predicted mixture.
         history: (B, 3, H, L) semantic IDs of recently clicked, searched and ordered items, newest first, -1 for none.
         long_history: (B, M, L), -1 for none.
         segment: (B,) row of the profile table, 0 for unknown.
@@ -95,7 +95,7 @@ class PromptBuilder:
         length, long_length = self.config.history_length, self.config.long_history_length
         recent = [queries.recent_clicked, queries.recent_searched, queries.recent_ordered]
         return Prompt(
-            tokens=torch.from_numpy(queries.tokens.astype(np.float32)),
+            tokens=torch.from_numpy(queries.tokens),
             embedding=torch.from_numpy(queries.embedding),
             category=torch.from_numpy(queries.category.astype(np.float32)),
             history=torch.stack([self._sids(lists, length) for lists in recent], 1),
@@ -110,7 +110,7 @@ class PromptBuilder:
         """Prompts of pictures alone, asked for the product in them."""
         count, levels = len(embedding), self.codes.shape[1]
         return Prompt(
-            tokens=torch.from_numpy(tokens.astype(np.float32)),
+            tokens=torch.from_numpy(tokens),
             embedding=torch.from_numpy(embedding),
             category=torch.from_numpy(category.astype(np.float32)),
             history=torch.full((count, 3, self.config.history_length, levels), -1),

@@ -1,0 +1,118 @@
+"""Stage `sft`: train the generator."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from onevision.artifacts import finish_artifact, open_artifact, require_same_generation, start_artifact, write_json
+from onevision.decoding.ranker import GeneratorRanker
+from onevision.encoder.model import Encoder
+from onevision.errors import OneVisionError
+from onevision.features.queries import QuerySet
+from onevision.generator.config import GeneratorTrainingConfig
+from onevision.generator.configuration import GeneratorConfig
+from onevision.generator.modelling import Generator
+from onevision.generator.prompts import PromptBuilder
+from onevision.generator.samples import picture_samples, query_samples
+from onevision.generator.training import GeneratorTrainer
+from onevision.metrics.ranking import hit_rate
+from onevision.quantization.residual import ResidualQuantizer
+from onevision.report import Figure, StageReport
+from onevision.reporting.charts import line_chart
+from onevision.semantic_ids.catalogue import Catalogue
+
+VALIDATION_QUERIES = 300
+VALIDATION_BEAMS = 32
+
+
+def run(
+    *,
+    snapshot: Path,
+    pairs: Path,
+    encoder: Path,
+    quantizer: Path,
+    semantic_ids: Path,
+    features: Path,
+    out: Path,
+    config: GeneratorTrainingConfig,
+    seed: int,
+) -> StageReport:
+    """Train the generator on the stages P, S1 and S2; see docs/artifacts.md for what is written."""
+    kinds = {"snapshot": snapshot, "pairs": pairs, "encoder": encoder, "quantizer": quantizer}
+    kinds |= {"semantic_ids": semantic_ids, "features": features}
+    parents = {kind: open_artifact(path, kind, verify=kind != "snapshot") for kind, path in kinds.items()}
+    require_same_generation(*parents.values())
+    start_artifact(out)
+    torch.manual_seed(seed)
+    catalogue = Catalogue.open(semantic_ids)
+    train = QuerySet.load(pairs, encoder, features, split="train")
+    validation = QuerySet.load(pairs, encoder, features, split="validation", limit=VALIDATION_QUERIES)
+    if not len(validation):
+        raise OneVisionError(f"{pairs}: no validation query has a click; widen pairing.validation_days")
+    generation = parents["quantizer"].generation or ""
+    model = build_generator(config, encoder, quantizer, train, generation)
+    builder = PromptBuilder(model.config, catalogue)
+    pictures = picture_samples(encoder, builder, catalogue)
+    clicks = query_samples(train, builder, catalogue, config)
+    ranker = GeneratorRanker(model, catalogue)
+    number = catalogue.numbers()
+    relevant = [[number[c] for c in clicked[:1] if c in number] for clicked in validation.clicked]
+
+    def validate() -> float:
+        ranking = ranker.rank(validation, VALIDATION_BEAMS, 10)
+        return float(hit_rate(ranking.items, relevant, 10).mean())
+
+    categories = torch.from_numpy(_category_rows(encoder, catalogue))
+    sids = torch.from_numpy(catalogue.codes.astype(np.int64))
+    log = GeneratorTrainer(model, config, pictures, clicks, sids, categories, validate, seed).train()
+    model.save_pretrained(out)
+    write_json(out / "history.json", {"steps": log.steps, "loss": log.loss, "validation": log.validation})
+    curve = line_chart(log.steps, {"loss": list(log.loss)}, title="Generator loss")
+    report = StageReport(
+        "sft",
+        counts={
+            "pictures": len(pictures),
+            "queries": len(train),
+            "clicks_and_orders": len(clicks),
+            "queries_without_target": len(train) - len(np.unique(clicks.row)),
+            "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        },
+        metrics=log.validation | {f"gamma@{n}": float(g) for n, g in enumerate(model.log_gamma.exp(), 1)},
+        figures=[Figure("Generator loss", "svg", curve, "Negative log-probability of the semantic ID; P, S1, S2.")],
+    )
+    finish_artifact(out, "generator", parents=parents, counts=report.counts)
+    return report
+
+
+def build_generator(
+    config: GeneratorTrainingConfig, encoder: Path, quantizer: Path, train: QuerySet, generation: str
+) -> Generator:
+    """An untrained generator that carries the frozen codebooks."""
+    codebooks = ResidualQuantizer.from_pretrained(quantizer)
+    settings = GeneratorConfig(
+        d_model=config.d_model,
+        encoder_layers=config.encoder_layers,
+        decoder_layers=config.decoder_layers,
+        heads=config.heads,
+        feedforward=config.feedforward,
+        dropout=config.dropout,
+        history_length=config.history_length,
+        long_history_length=config.long_history_length,
+        token_dim=train.tokens.shape[2],
+        image_tokens=train.tokens.shape[1],
+        categories=len(Encoder.read_categories(encoder)),
+        segments=sorted({s for s in train.segment if s}),
+        quantizer=codebooks.settings(),
+        generation=generation,
+    )
+    model = Generator(settings)
+    model.quantizer.load_state_dict(codebooks.state_dict())
+    return model
+
+
+def _category_rows(encoder: Path, catalogue: Catalogue) -> np.ndarray:
+    row = {category: n for n, category in enumerate(Encoder.read_categories(encoder))}
+    return np.array([row.get(c, -1) for c in catalogue.table["category_id"].to_pylist()])

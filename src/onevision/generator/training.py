@@ -1,0 +1,129 @@
+"""Supervised training of the generator in three stages (method section 6).
+
+P: pictures to their own semantic ID; S1: query picture to clicked item, no user; S2: the full prompt. Stage P is
+replayed in S1 and S2, so that the visual prior and new items survive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+from onevision.generator.config import GeneratorTrainingConfig
+from onevision.generator.modelling import Generator
+from onevision.generator.prompts import Prompt, concatenate
+from onevision.generator.samples import Samples
+from onevision.generator.token_pruning import PruningSetting
+
+CATEGORY_LOSS = 0.1
+
+
+@dataclass
+class TrainingLog:
+    """Loss by step, and what validation said at the end of each stage."""
+
+    steps: list[int]
+    loss: list[float]
+    validation: dict[str, float]
+
+
+class GeneratorTrainer:
+    """Trains a generator in place.
+
+    Args:
+        item_sids: (I, L) int64 semantic IDs; item_category: (I,) category rows, -1 for none.
+        validate: called at the end of each stage; returns a hit rate on validation days.
+    """
+
+    def __init__(
+        self,
+        model: Generator,
+        config: GeneratorTrainingConfig,
+        pictures: Samples,
+        queries: Samples,
+        item_sids: Tensor,
+        item_category: Tensor,
+        validate: Callable[[], float],
+        seed: int,
+    ) -> None:
+        self.model, self.config = model, config
+        self.pictures, self.queries = pictures, queries
+        self.item_sids, self.item_category = item_sids, item_category
+        self.validate = validate
+        self.rng = np.random.default_rng([seed, 2])
+        slow = [p for n, p in model.named_parameters() if p.requires_grad and n != "log_gamma"]
+        groups = [
+            {"params": slow, "weight_decay": config.weight_decay},
+            {"params": [model.log_gamma], "weight_decay": 0.0, "lr": 10 * config.learning_rate},
+        ]
+        self.optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
+
+    def train(self) -> TrainingLog:
+        """Run P, S1 and S2."""
+        config = self.config
+        stages = (("P", config.steps_visual), ("S1", config.steps_cooccurrence), ("S2", config.steps_personal))
+        total = sum(steps for _, steps in stages)
+        peaks = [group["lr"] for group in self.optimizer.param_groups]
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            self.optimizer, peaks, total_steps=total + 1, pct_start=min(0.1, 50 / max(total, 1)), cycle_momentum=False
+        )
+        log = TrainingLog([], [], {})
+        done = 0
+        for name, steps in stages:
+            self.model.train()
+            for step in tqdm(range(steps), desc=f"sft {name}", disable=None):
+                loss = self._step(*self._batch(name), self._pruning(name, step / steps))
+                schedule.step()
+                if done % max(1, total // 100) == 0:
+                    log.steps.append(done)
+                    log.loss.append(loss)
+                done += 1
+            if steps:
+                log.validation[f"validation_hr@10_after_{name}"] = self.validate()
+        self.model.eval()
+        return log
+
+    def _batch(self, stage: str) -> tuple[Prompt, Tensor, Tensor]:
+        config, rng = self.config, self.rng
+        size = config.batch_size
+        if stage == "P":
+            return self.pictures.draw(size, config.view_mix, rng)
+        replay = round(size * config.replay_share)
+        prompt, item, weight = self.queries.draw(size - replay, 0.0, rng)
+        hidden = torch.from_numpy(rng.random(len(prompt)) < config.history_dropout)
+        prompt = prompt.without_user(None if stage == "S1" else hidden)
+        if not replay:
+            return prompt, item, weight
+        old_prompt, old_item, old_weight = self.pictures.draw(replay, config.view_mix, rng)
+        return concatenate([prompt, old_prompt]), torch.cat([item, old_item]), torch.cat([weight, old_weight])
+
+    def _pruning(self, stage: str, progress: float) -> PruningSetting | None:
+        """Some batches of the last third of S2 are read with pruned image tokens, so that pruning is no surprise."""
+        if stage != "S2" or progress < 2 / 3 or self.rng.random() >= self.config.token_dropout:
+            return None
+        return PruningSetting(mass=float(self.rng.uniform(0.4, 1.0)))
+
+    def _step(self, prompt: Prompt, item: Tensor, weight: Tensor, pruning: PruningSetting | None) -> float:
+        target = self.item_sids[item]
+        logits, memory = self.model(prompt, target, pruning)
+        loss = sid_loss(logits, target, weight)
+        category = self.item_category[item]
+        if (category >= 0).any():
+            loss = loss + CATEGORY_LOSS * F.cross_entropy(memory.category_logits, category, ignore_index=-1)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        return loss.item()
+
+
+def sid_loss(logits: list[Tensor], target: Tensor, weight: Tensor) -> Tensor:
+    """Weighted mean over samples of -log pi(SID), `target` (B, L), summed over levels."""
+    parts = [F.cross_entropy(level, target[:, n], reduction="none") for n, level in enumerate(logits)]
+    return (torch.stack(parts).sum(0) * weight).sum() / weight.sum()
