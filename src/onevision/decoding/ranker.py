@@ -15,7 +15,7 @@ from onevision.decoding.beam import Beams, beam_search
 from onevision.features.queries import QuerySet
 from onevision.generator.modelling import Generator
 from onevision.generator.prompts import PromptBuilder, Task
-from onevision.generator.token_pruning import PruningSetting
+from onevision.generator.token_pruning import KeepRule, PruningSetting
 from onevision.semantic_ids.catalogue import Catalogue
 
 QUERIES_A_BATCH = 64
@@ -43,7 +43,7 @@ class Ranking:
 class GeneratorRanker:
     """A generator, the catalogue it writes IDs of, and how many image tokens it may drop."""
 
-    def __init__(self, model: Generator, catalogue: Catalogue, pruning: PruningSetting | None = None) -> None:
+    def __init__(self, model: Generator, catalogue: Catalogue, pruning: KeepRule | None = None) -> None:
         self.model = model.eval()
         self.catalogue = catalogue
         self.pruning = pruning

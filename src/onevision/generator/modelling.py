@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 from onevision.generator.configuration import GeneratorConfig
 from onevision.generator.layers import DecoderLayer, EncoderLayer
 from onevision.generator.prompts import Prompt, Task
-from onevision.generator.token_pruning import PruningSetting, keep_by_mass, merge_dropped
+from onevision.generator.token_pruning import KeepRule, merge_dropped
 from onevision.quantization.residual import ResidualQuantizer
 
 HISTORY_KINDS = 3
@@ -39,6 +39,15 @@ class Memory(NamedTuple):
     point: Tensor
     kept: Tensor
     category_logits: Tensor
+
+    def repeat(self, count: int) -> Memory:
+        """Every query `count` times, one after the other: (B, ...) -> (B * count, ...)."""
+
+        def each(x: Tensor) -> Tensor:
+            return x.repeat_interleave(count, 0)
+
+        pairs = [(each(key), each(value)) for key, value in self.keys_values]
+        return Memory(pairs, each(self.mask), each(self.point), each(self.kept), each(self.category_logits))
 
 
 class Generator(PreTrainedModel):
@@ -97,7 +106,7 @@ class Generator(PreTrainedModel):
 
     # --- Encoder
 
-    def read(self, prompt: Prompt, pruning: PruningSetting | None = None) -> Memory:
+    def read(self, prompt: Prompt, pruning: KeepRule | None = None) -> Memory:
         """Encode prompts; with `pruning`, image tokens leave the sequence after the first layer."""
         front, patches, back, back_mask = self._embed(prompt)
         front_mask = torch.ones(front.shape[:2], dtype=torch.bool)
@@ -110,7 +119,7 @@ class Generator(PreTrainedModel):
             if number == 1 and pruning is not None:
                 span = slice(first, first + count)
                 mass = layer.mass(x, mask, reader=0)[:, span]
-                keep = keep_by_mass(mass, pruning)
+                keep = pruning(mass)
                 kept = keep.sum(1)
                 tokens, token_mask = merge_dropped(x[:, span], mass, keep)
                 x = torch.cat([x[:, :first], tokens, x[:, first + count :]], 1)
@@ -188,9 +197,7 @@ class Generator(PreTrainedModel):
 
     # --- Decoder
 
-    def forward(
-        self, prompt: Prompt, target: Tensor, pruning: PruningSetting | None = None
-    ) -> tuple[list[Tensor], Memory]:
+    def forward(self, prompt: Prompt, target: Tensor, pruning: KeepRule | None = None) -> tuple[list[Tensor], Memory]:
         """Logits of every level (B, K_l) under teacher forcing with semantic IDs `target` (B, L), and the memory."""
         memory = self.read(prompt, pruning)
         return self.logits(memory, target), memory

@@ -5,6 +5,8 @@ The paper prunes tokens dynamically and leaves the rule open; this rule is our r
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -21,6 +23,14 @@ class PruningSetting(Section):
     mass: float = Field(gt=0, le=1)
     min_tokens: int = Field(2, ge=1)
     max_tokens: int = Field(64, ge=1)
+
+    def __call__(self, mass: Tensor) -> Tensor:
+        """`keep_by_mass` under this setting."""
+        return keep_by_mass(mass, self)
+
+
+KeepRule = Callable[[Tensor], Tensor]
+"""Attention mass on image tokens (B, T) -> tokens to keep (B, T) bool."""
 
 
 def keep_by_mass(mass: Tensor, setting: PruningSetting) -> Tensor:
