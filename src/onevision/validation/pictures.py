@@ -1,0 +1,53 @@
+"""Which pictures of a snapshot cannot be used: no bytes, not an image, truncated, or too large to decode."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from tqdm import tqdm
+
+from onevision.data.images import ImageError, ImageStore, check_image
+
+_IMAGES_A_TASK = 64
+
+
+def sample_pictures(image_ids: list[str], share: float, seed: int) -> list[str]:
+    """A share of the ids (at least one, if there are any), chosen by `seed`, independent of their order."""
+    ids = np.array(sorted(set(image_ids)), dtype=object)
+    chosen = np.random.default_rng(seed).permutation(len(ids))[: int(np.ceil(share * len(ids)))]
+    return list(ids[np.sort(chosen)])
+
+
+def bad_pictures(store: ImageStore, image_ids: list[str], decoded: list[str], max_pixels: int) -> dict[str, str]:
+    """Why pictures cannot be used.
+
+    Args:
+        image_ids: pictures that must have bytes in the store.
+        decoded: those of them that are decoded as well (decoding leaves the interpreter lock, so threads help).
+
+    Returns:
+        image id -> reason, for the bad ones, sorted by id.
+    """
+    bad = {image_id: "has no bytes in the image store" for image_id in image_ids if image_id not in store}
+
+    def check(ids: list[str]) -> list[tuple[str, str]]:
+        found = []
+        for image_id in ids:
+            try:
+                check_image(store.read(image_id), max_pixels=max_pixels)
+            except ImageError as error:
+                found.append((image_id, str(error)))
+        return found
+
+    present = [image_id for image_id in decoded if image_id not in bad]
+    tasks = [present[i : i + _IMAGES_A_TASK] for i in range(0, len(present), _IMAGES_A_TASK)]
+    with (
+        ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,
+        tqdm(total=len(present), desc="check pictures", unit="image", disable=None) as bar,
+    ):
+        for task, found in zip(tasks, pool.map(check, tasks), strict=True):
+            bad.update(found)
+            bar.update(len(task))
+    return dict(sorted(bad.items()))
