@@ -1,0 +1,168 @@
+"""The cascade learns taste, never looks ahead, treats cold items fairly and is deterministic."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from support.shelves import DAY, make_items, make_searches
+
+from onevision.errors import OneVisionError
+from onevision.evaluation.cascade import Cascade
+from onevision.evaluation.cascade_features import FEATURES, ClickedPhotos, FeatureBuilder
+from onevision.evaluation.dense import DenseSearch
+from onevision.evaluation.popularity import Popularity
+from onevision.evaluation.searches import HISTORIES, Searches, deal_histories
+from onevision.metrics import hit_rate
+
+ITEMS = make_items(120, cold=16)
+TRAIN = make_searches(ITEMS, 500, start=0, end=10 * DAY, seed=1)
+VALIDATION = make_searches(ITEMS, 120, start=10 * DAY, end=12 * DAY, seed=2)
+TEST = make_searches(ITEMS, 250, start=12 * DAY, end=14 * DAY, seed=3)
+
+
+def make_builder(training: Searches = TRAIN) -> FeatureBuilder:
+    clicked = np.concatenate(training.clicked)
+    popularity = Popularity(ITEMS, clicked, training.ts, start=0, end=10 * DAY)
+    return FeatureBuilder(ITEMS, popularity, ClickedPhotos.of(training, 10 * DAY), ["first", "second"])
+
+
+def make_cascade(training: Searches = TRAIN) -> Cascade:
+    dense = DenseSearch(ITEMS.view_embedding, ITEMS.view_item, len(ITEMS))
+    cascade = Cascade(dense, make_builder(training), ITEMS.created, candidates=40, trees=40, seed=5)
+    return cascade.fit(training, VALIDATION)
+
+
+@pytest.fixture(scope="module")
+def cascade() -> Cascade:
+    return make_cascade()
+
+
+def column(features: np.ndarray, name: str) -> np.ndarray:
+    return features[:, FEATURES.index(name)]
+
+
+def test_the_ranker_beats_the_search_that_feeds_it_by_learning_taste(cascade):
+    first = [c.tolist() for c in TEST.clicked]
+    dense = DenseSearch(ITEMS.view_embedding, ITEMS.view_item, len(ITEMS)).search(TEST.embedding, 10)[0]
+    ranked = cascade.rank(TEST, 10)[0]
+    assert hit_rate(ranked, first, 1).mean() > hit_rate(dense, first, 1).mean() + 0.2
+
+
+def test_a_strangers_history_costs_it_that_gain(cascade):
+    dealt = np.random.default_rng(0).permutation(len(TEST))
+    strangers = {name: [TEST.histories[name][row] for row in dealt] for name in HISTORIES}
+    first = [c.tolist() for c in TEST.clicked]
+    own = hit_rate(cascade.rank(TEST, 10)[0], first, 1).mean()
+    shuffled = replace(TEST, histories=strangers, segment=TEST.segment[dealt])
+    assert own > hit_rate(cascade.rank(shuffled, 10)[0], first, 1).mean() + 0.2
+
+
+def test_cold_items_are_not_buried(cascade):
+    first = [c.tolist() for c in TEST.clicked]
+    cold = np.array([ITEMS.cold[c[0]] for c in TEST.clicked])
+    assert cold.sum() > 15
+    hits = hit_rate(cascade.rank(TEST, 10)[0], first, 5)
+    assert hits[cold].mean() > hits[~cold].mean() - 0.1
+
+
+def test_same_seed_gives_the_same_ranking(cascade):
+    a, b = cascade.rank(TEST, 20), make_cascade().rank(TEST, 20)
+    np.testing.assert_array_equal(a[0], b[0])
+    np.testing.assert_array_equal(a[1], b[1])
+
+
+def test_a_ranking_does_not_depend_on_the_other_queries(cascade):
+    rows, scores = cascade.rank(TEST.take(slice(0, 30)), 10)
+    one_by_one = [cascade.rank(TEST.take(slice(q, q + 1)), 10) for q in range(30)]
+    np.testing.assert_array_equal(rows, np.concatenate([r for r, _ in one_by_one]))
+    np.testing.assert_allclose(scores, np.concatenate([s for _, s in one_by_one]), rtol=1e-5)
+
+
+def test_more_places_than_candidates_are_left_empty(cascade):
+    rows, scores = cascade.rank(TEST.take(slice(0, 2)), 50)
+    assert (rows[:, 40:] == -1).all()
+    assert np.isneginf(scores[:, 40:]).all()
+    assert (rows[:, :40] >= 0).all()
+
+
+def test_training_never_shows_an_item_before_its_time():
+    early = replace(ITEMS, created=np.where(np.arange(len(ITEMS)) % 2, 0, 20 * DAY))
+    dense = DenseSearch(ITEMS.view_embedding, ITEMS.view_item, len(ITEMS))
+    cascade = Cascade(dense, make_builder(), early.created, candidates=40, trees=5, seed=5)
+    found = dense.search(TRAIN.embedding[:1], 40)[0][0]
+    chosen = cascade._training_candidates(TRAIN, 0, found, np.random.default_rng(0))
+    assert len(chosen) > 5
+    assert (chosen % 2 == 1).all()
+
+
+def test_features_of_a_search_do_not_see_its_own_click():
+    row = 40
+    other_click = np.array([(TRAIN.clicked[row][0] + 4) % 100])
+    changed = replace(TRAIN, clicked=[*TRAIN.clicked[:row], other_click, *TRAIN.clicked[row + 1 :]])
+    candidates = np.arange(100)
+    a, b = (make_builder(t).build(t, row, candidates, candidates[:20]) for t in (TRAIN, changed))
+    np.testing.assert_array_equal(a, b)
+
+
+def test_features_look_no_further_than_the_end_of_training():
+    late = make_searches(ITEMS, 200, start=10 * DAY, end=12 * DAY, seed=9)
+    both = Searches(
+        embedding=np.concatenate([TRAIN.embedding, late.embedding]),
+        ts=np.concatenate([TRAIN.ts, late.ts]),
+        histories={name: TRAIN.histories[name] + late.histories[name] for name in HISTORIES},
+        segment=np.concatenate([TRAIN.segment, late.segment]),
+        clicked=TRAIN.clicked + late.clicked,
+        ordered=TRAIN.ordered + late.ordered,
+        shown=TRAIN.shown + late.shown,
+    )
+    candidates = np.arange(len(ITEMS))
+    a, b = (make_builder(t).build(TEST, 3, candidates, candidates[:20]) for t in (TRAIN, both))
+    np.testing.assert_array_equal(a, b)
+
+
+def test_an_unseen_item_looks_like_its_category_and_its_own_views():
+    candidates = np.arange(100)
+    features = make_builder().build(TEST, 0, candidates, candidates[:20], np.ones(100, dtype=bool))
+    np.testing.assert_allclose(column(features, "item_popularity"), column(features, "category_popularity"))
+    np.testing.assert_allclose(column(features, "photo_max"), column(features, "view_max"))
+
+
+def test_history_features_equal_plain_cosines():
+    candidates = np.arange(30)
+    features = make_builder().build(TEST, 7, candidates, candidates[:20])
+    history = TEST.histories["recent_clicked"][7]
+    cosine = ITEMS.embedding[candidates] @ ITEMS.embedding[history].T
+    np.testing.assert_allclose(column(features, "max_recent_clicked"), cosine.max(axis=1), rtol=1e-5)
+    np.testing.assert_allclose(column(features, "mean_recent_clicked"), cosine.mean(axis=1), rtol=1e-5)
+    views = (ITEMS.view_embedding @ TEST.embedding[7]).reshape(-1, 2)[:30]
+    np.testing.assert_allclose(column(features, "view_max"), views.max(axis=1), rtol=1e-5)
+    np.testing.assert_allclose(column(features, "view_mean"), views.mean(axis=1), rtol=1e-5)
+
+
+def test_no_history_is_missing_and_not_zero():
+    empty = replace(TEST, histories={name: [np.zeros(0, dtype=np.int64)] * len(TEST) for name in HISTORIES})
+    features = make_builder().build(empty, 0, np.arange(10), np.arange(10))
+    assert np.isnan(column(features, "max_long_history")).all()
+    assert np.isnan(column(features, "price_distance")).all()
+    assert np.isfinite(column(features, "view_max")).all()
+
+
+def test_a_log_without_clicks_is_refused():
+    nothing = replace(TRAIN, clicked=[c[:0] for c in TRAIN.clicked])
+    with pytest.raises(OneVisionError, match="no training search has a click"):
+        make_cascade_of(nothing)
+
+
+def make_cascade_of(training: Searches) -> Cascade:
+    dense = DenseSearch(ITEMS.view_embedding, ITEMS.view_item, len(ITEMS))
+    return Cascade(dense, make_builder(), ITEMS.created, candidates=40, trees=5, seed=5).fit(training, VALIDATION)
+
+
+def test_nobody_keeps_their_own_history_when_histories_are_dealt():
+    users = [f"u{u}" for u in np.random.default_rng(0).integers(0, 9, 60)]
+    dealt = deal_histories(users, seed=1)
+    assert sorted(dealt.tolist()) == list(range(60))
+    assert all(users[row] != users[other] for row, other in enumerate(dealt))
+    np.testing.assert_array_equal(dealt, deal_histories(users, seed=1))

@@ -1,0 +1,79 @@
+"""A comparison takes any named rankings, pairs them on the same queries, and keeps its inequalities."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from onevision.evaluation.comparison import DIFFERENCE_METRICS, PLACES, Comparison, Truth, distinct_buckets, measure
+
+QUERIES, ITEMS = 300, 200
+
+
+@pytest.fixture(scope="module")
+def truth():
+    rng = np.random.default_rng(0)
+    clicked = [rng.choice(ITEMS, size=rng.integers(1, 4), replace=False).tolist() for _ in range(QUERIES)]
+    return Truth.of(clicked, [c[-1:] if q % 3 == 0 else [] for q, c in enumerate(clicked)])
+
+
+@pytest.fixture(scope="module")
+def comparison(truth):
+    rng = np.random.default_rng(1)
+    weak = np.stack([rng.permutation(ITEMS)[:PLACES] for _ in range(QUERIES)])
+    strong = weak.copy()
+    better = rng.random(QUERIES) < 0.3
+    strong[better, 2] = truth.first[better]
+    bucket = np.arange(ITEMS) // 2
+    return Comparison.of({"weak": weak, "strong": strong}, truth, bucket=bucket, samples=200, seed=3)
+
+
+def test_ndcg_and_mrr_never_exceed_hit_rate(comparison):
+    metrics = comparison.metrics()
+    for system in ("weak", "strong"):
+        assert metrics[f"{system}/ndcg@10"] <= metrics[f"{system}/hr@10"]
+        assert metrics[f"{system}/mrr@10"] <= metrics[f"{system}/hr@10"]
+        assert metrics[f"{system}/hr@10"] <= metrics[f"{system}/sid_hr@10"]
+
+
+def test_a_system_is_no_better_than_itself_and_the_better_one_shows(comparison):
+    same = comparison.difference("weak", "weak")
+    assert all((i.mean, i.low, i.high) == (0, 0, 0) for i in same.values())
+    better = comparison.difference("strong", "weak")["hr@10"]
+    assert 0 < better.low <= better.mean <= better.high
+
+
+def test_difference_is_the_difference_of_the_means(comparison):
+    flat, metrics = comparison.difference_metrics([("strong", "weak")]), comparison.metrics()
+    for name in DIFFERENCE_METRICS:
+        assert flat[f"strong_minus_weak/{name}"] == pytest.approx(metrics[f"strong/{name}"] - metrics[f"weak/{name}"])
+
+
+def test_slices_that_split_the_queries_average_to_the_whole(comparison):
+    inside = np.arange(QUERIES) % 4 == 0
+    flat = comparison.slice_metrics({"a": inside, "b": ~inside, "none": np.zeros(QUERIES, dtype=bool)})
+    whole = (flat["strong/hr@10/a"] * inside.sum() + flat["strong/hr@10/b"] * (~inside).sum()) / QUERIES
+    assert whole == pytest.approx(comparison.metrics()["strong/hr@10"])
+    assert not any(key.endswith("/none") for key in flat)
+
+
+def test_ordered_items_weigh_more_than_clicked_ones():
+    truth = Truth.of([[1, 2]], [[2]])
+    ranking = np.full((2, PLACES), -1)
+    ranking[0, :2], ranking[1, :2] = [2, 1], [1, 2]
+    bought_first = measure(ranking[:1], truth)["order_ndcg@10"][0]
+    clicked_first = measure(ranking[1:], truth)["order_ndcg@10"][0]
+    assert bought_first == 1.0 > clicked_first
+
+
+def test_sid_hit_counts_distinct_ids_and_not_their_items():
+    bucket = np.array([0, 0, 0, 1, 2, 2])
+    items = np.array([[0, 1, 2, 3, 5, -1]])
+    assert distinct_buckets(items, bucket, 3).tolist() == [[0, 1, 2]]
+    assert distinct_buckets(items, bucket, 2).tolist() == [[0, 1]]
+
+
+def test_same_seed_gives_the_same_tables(comparison, truth):
+    again = Comparison(truth, 200, 3, comparison.values, comparison.ranks)
+    assert again.table() == comparison.table()
+    assert again.difference_table([("strong", "weak")]).rows[0][0] == "strong - weak"
