@@ -32,7 +32,7 @@ class Backdrops:
         for i, (b, (y, x), mirror) in enumerate(zip(which, corner, mirrored, strict=True)):
             crop = self.bank[b, :, y : y + self.size, x : x + self.size]
             out[i] = crop[:, :, ::-1] if mirror else crop
-        return out * rng.uniform(0.8, 1.2, (count, 3, 1, 1)).astype(np.float32)
+        return out * rng.uniform(0.92, 1.08, (count, 3, 1, 1)).astype(np.float32)
 
     def noise(self, count: int, size: int, rng: np.random.Generator) -> Floats:
         """(count, 1, S, S) standard normal noise, from random places of one long strip."""

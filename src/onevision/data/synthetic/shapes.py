@@ -215,13 +215,13 @@ def _headphones(shape: Floats) -> list[Part]:
 
 def _toy_car(shape: Floats) -> list[Part]:
     b = _Builder(shape)
-    wheel, body = b.between(0, 0.2, 0.32), b.between(1, 0.15, 0.27)
+    wheel, body = b.between(0, 0.22, 0.34), b.between(1, 0.2, 0.32)
     cabin, x = b.between(2, 0.3, 0.6), b.between(3, -0.3, 0.1)
     floor = -0.35
     b.box((0, floor + body, 0), (0.98, body, 0.4), PRIMARY)
     b.box((0.9, floor + 0.08, 0), (0.12, 0.06, 0.42), ACCENT)
-    b.box((x, floor + 2 * body + 0.16, 0), (cabin, 0.18, 0.34), DARK)
-    b.box((x, floor + 2 * body + 0.36, 0), (cabin * 0.92, b.between(4, 0.04, 0.12), 0.34), SECONDARY)
+    b.box((x, floor + 2 * body + 0.2, 0), (cabin, 0.22, 0.34), DARK)
+    b.box((x, floor + 2 * body + 0.44, 0), (cabin * 0.92, b.between(4, 0.04, 0.12), 0.34), SECONDARY)
     for side in (-0.6, 0.6):
         for z in (-0.36, 0.36):
             b.tube((side, floor, z), (wheel, 0.1, wheel), DARK, turn=_lean(QUARTER), cap_role=NEUTRAL)
