@@ -1,0 +1,115 @@
+"""The sweep: hit rates and cost of every setting, and the cheapest one that keeps the budget."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onevision.decoding.ranker import GeneratorRanker
+from onevision.features.queries import QuerySet
+from onevision.generator.token_pruning import KeepRule, PruningSetting
+from onevision.metrics.ranking import hit_rate
+from onevision.pruning.config import PruningConfig
+from onevision.pruning.cost import query_flops
+
+BEAMS = 64
+
+
+@dataclass
+class Point:
+    """One setting on the curve; hit rates are shares of the calibration queries."""
+
+    name: str
+    family: str
+    mass: float | None
+    hr10: float
+    hr50: float
+    worst_department_loss: float
+    kept_mean: float
+    kept_p95: float
+    mflops: float
+    latency_ms_p50: float = 0.0
+    latency_ms_p95: float = 0.0
+    latency_ms_p99: float = 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """For `pareto.json`."""
+        return asdict(self)
+
+
+class Sweep:
+    """Measures settings of one generator on one set of calibration queries.
+
+    Args:
+        relevant: item numbers of the answer of each query; department: (Q,) its department.
+    """
+
+    def __init__(
+        self, ranker: GeneratorRanker, queries: QuerySet, relevant: list[list[int]], department: NDArray[np.object_]
+    ) -> None:
+        self.ranker, self.queries = ranker, queries
+        self.relevant, self.department = relevant, department
+        self.baseline: NDArray[np.float64] | None = None
+        recent = [queries.recent_clicked, queries.recent_searched, queries.recent_ordered]
+        longest = ranker.model.config.history_length
+        self.history = float(np.mean([sum(min(len(r[n]), longest) for r in recent) for n in range(len(queries))]))
+
+    def measure(self, name: str, family: str, rule: KeepRule | None, mass: float | None = None) -> Point:
+        """Hit rates and counted cost of a rule; the first call sets the baseline that losses are counted from."""
+        self.ranker.pruning = rule
+        ranking = self.ranker.rank(self.queries, BEAMS, 50, progress=f"prune {name}")
+        hits = hit_rate(ranking.items, self.relevant, 10)
+        if self.baseline is None:
+            self.baseline = hits
+        loss = self.baseline - hits
+        by_department = [loss[self.department == d].mean() for d in sorted(set(self.department))]
+        config = self.ranker.model.config
+        kept = float(ranking.kept_tokens.mean())
+        levels = len(self.ranker.model.codebook_sizes)
+        return Point(
+            name,
+            family,
+            mass,
+            float(hits.mean()),
+            float(hit_rate(ranking.items, self.relevant, 50).mean()),
+            float(max(by_department)),
+            kept,
+            float(np.percentile(ranking.kept_tokens, 95)),
+            query_flops(config, kept, self.history, BEAMS, levels) / 1e6,
+        )
+
+    def time(self, point: Point, rule: KeepRule | None, count: int) -> None:
+        """Latency of single queries, prompt to items, into `point`."""
+        self.ranker.pruning = rule
+        singles = [self.queries.take([n]) for n in range(min(count, len(self.queries)))]
+        self.ranker.rank(singles[0], BEAMS, 50)
+        taken = []
+        for query in singles:
+            start = time.perf_counter()
+            self.ranker.rank(query, BEAMS, 50)
+            taken.append(1000 * (time.perf_counter() - start))
+        point.latency_ms_p50, point.latency_ms_p95, point.latency_ms_p99 = map(
+            float, np.percentile(taken, [50, 95, 99])
+        )
+
+
+def choose(baseline: Point, points: list[Point], config: PruningConfig) -> Point | None:
+    """The cheapest setting within the budget, or None if only reading every token is."""
+    allowed = [
+        p
+        for p in points
+        if baseline.hr10 - p.hr10 <= config.max_loss
+        and baseline.hr50 - p.hr50 <= config.max_loss
+        and p.worst_department_loss <= config.max_department_loss
+        and p.mflops < baseline.mflops
+    ]
+    return min(allowed, key=lambda p: (p.mflops, p.name)) if allowed else None
+
+
+def setting_of(mass: float, config: PruningConfig) -> PruningSetting:
+    """The setting of a swept mass."""
+    return PruningSetting(mass=mass, min_tokens=config.min_tokens)
