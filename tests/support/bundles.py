@@ -44,9 +44,13 @@ class Shop:
             ),
             "pruning": self.artifact("pruning", "pruning", {"pruning.json": "{}"}, **of),
         }
-        parents = {"snapshot": self.snapshot, **made}
-        made["evaluation"] = self._evaluation(hr, queries, parents)
-        return {name: artifact.path for name, artifact in {"snapshot": self.snapshot, **made}.items()}
+        return self.measured({name: artifact.path for name, artifact in made.items()}, hr, queries)
+
+    def measured(self, paths: dict[str, Path], hr: float = 0.5, queries: int = 20) -> dict[str, Path]:
+        """The same artifacts with the snapshot and an evaluation of them."""
+        parents = {"snapshot": self.snapshot} | {name: open_artifact(path) for name, path in paths.items()}
+        evaluation = self._evaluation(hr, queries, parents)
+        return {name: artifact.path for name, artifact in {**parents, "evaluation": evaluation}.items()}
 
     def _semantic_ids(self, generation: str) -> Artifact:
         items = Snapshot.open(self.snapshot.path).table("items").sort_by("item_id")
@@ -69,7 +73,7 @@ class Shop:
         pq.write_table(pa.Table.from_pylist(rows), path / "ranks.parquet")
         return finish_artifact(path, "evaluation", parents=parents, extra={"beam_width": 64})
 
-    def publish(self, inputs: dict[str, Path], store: Path | None = None, out: str = "bundle") -> StageReport:
+    def publish(self, inputs: dict[str, Path], store: Path | str | None = None, out: str = "bundle") -> StageReport:
         return run(
             **inputs,
             out=self.root / out,

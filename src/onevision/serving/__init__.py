@@ -1,1 +1,1 @@
-"""serving."""
+"""Serving: search with a published bundle."""

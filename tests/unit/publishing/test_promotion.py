@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from support.bundles import Shop
+from support.gcs_emulator import GcsEmulator
 
 from onevision.artifacts import open_artifact, read_json
 from onevision.data import store as store_module
@@ -197,3 +198,23 @@ def test_killed_at_any_store_call_leaves_a_whole_champion_and_a_rerun_finishes(
         shop.publish(inputs, store)
         assert champion_of(store) == new
         assert files_of(store) == files_of(done)
+
+
+def test_a_bucket_is_a_bundle_store_as_a_folder_is(shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from onevision.data.gcs import _client
+
+    monkeypatch.setenv("GOOGLE_CLOUD_PROJECT", "test")
+    with GcsEmulator("shop") as emulator:
+        _client.cache_clear()
+        store = "gs://shop/nightly"
+        report = shop.publish(shop.inputs(), store)
+        identity = open_artifact(shop.root / "bundle").identity
+        assert report.counts["champion_changed"] == 1
+        assert f"nightly/bundles/{identity}/encoder/manifest.json" in emulator.buckets["shop"]
+        shop.publish(shop.inputs(hr=0.3, weights="worse"), store)
+        champion, _ = read_champion(store)
+        assert champion is not None
+        assert champion.identity == identity
+        download(f"{store}/bundles/{identity}", tmp_path / "fetched")
+        open_bundle(tmp_path / "fetched")
+    _client.cache_clear()

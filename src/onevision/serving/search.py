@@ -1,0 +1,180 @@
+"""Search by photo with a bundle: the core that the command line and every server wrap.
+
+searcher = Searcher.open(bundle, features)
+searcher.search(photo_bytes, "some-user", k=10)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from onevision.artifacts import Artifact
+from onevision.data.images import ImageError, decode_image
+from onevision.decoding.ranker import GeneratorRanker
+from onevision.encoder.model import Encoder
+from onevision.errors import ArtifactError, OneVisionError
+from onevision.features.definitions import UserSequences
+from onevision.features.queries import QuerySet
+from onevision.publishing.bundle import CATALOGUE, open_bundle
+
+if TYPE_CHECKING:
+    from onevision.features.online import OnlineFeatures
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One item found; `score` is the log-probability of its semantic ID, the same for all items that share it."""
+
+    item_id: str
+    score: float
+    sid: tuple[int, ...]
+    category: str
+    price: float
+    title: str | None
+    brand: str | None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The items found for one photo, best first, and what the asker should know about them."""
+
+    hits: list[Hit]
+    notes: list[str]
+
+
+class Searcher:
+    """A loaded bundle. Use `Searcher.open`.
+
+    Attributes:
+        bundle: the verified artifact; its identity names the version that answers.
+    """
+
+    def __init__(
+        self, bundle: Artifact, encoder: Encoder, ranker: GeneratorRanker, features: OnlineFeatures | None
+    ) -> None:
+        self.bundle = bundle
+        self._encoder = encoder
+        self._ranker = ranker
+        self._features = features
+        self._beam_width = int(bundle.extra["beam_width"])
+        self._shown = pq.read_table(bundle.file(CATALOGUE)).to_pydict()
+        self._price = ranker.catalogue.table["price"].to_pylist()
+        if self._shown["item_id"] != ranker.catalogue.item_ids:
+            raise ArtifactError(f"{bundle.path}: {CATALOGUE} and semantic_ids list different items; publish again")
+
+    @classmethod
+    def open(cls, bundle: Path, features: Path | None = None) -> Searcher:
+        """Verify and load a bundle.
+
+        Args:
+            features: the `features` artifact with the users' sequences; without it everybody is a cold user.
+
+        Raises:
+            ArtifactError: half-written or altered, of mixed generations, or features of another version.
+        """
+        artifact, parts = open_bundle(bundle)
+        ranker = GeneratorRanker.open(*(parts[n].path for n in ("encoder", "semantic_ids", "generator", "pruning")))
+        online = None
+        if features is not None:
+            from onevision.features.online import OnlineFeatures
+
+            online = OnlineFeatures.open(features)
+        return cls(artifact, Encoder.from_pretrained(parts["encoder"].path), ranker, online)
+
+    def search(self, image: bytes, user_id: str | None, k: int) -> list[Hit]:
+        """The `k` best items for a photo, best first; fewer where the beams found fewer.
+
+        Raises:
+            ImageError: the bytes are no usable picture.
+        """
+        return self.answer(image, user_id, k).hits
+
+    def answer(self, image: bytes, user_id: str | None, k: int) -> Answer:
+        """As `search`, with the notes that belong to the answer."""
+        return self.search_many([image], [user_id], k)[0]
+
+    def search_many(self, images: Sequence[bytes], user_ids: Sequence[str | None], k: int) -> list[Answer]:
+        """Answer several photos in one pass, in their order; `ImageError` names the place of one that is unusable."""
+        if k < 1:
+            raise OneVisionError(f"k is {k}; ask for at least one item")
+        if len(images) != len(user_ids):
+            raise OneVisionError(f"{len(images)} photos but {len(user_ids)} users; give one user (or none) a photo")
+        if not images:
+            return []
+        users = [self._user(user_id) for user_id in user_ids]
+        queries = self._queries(images, user_ids, [sequences for sequences, _ in users])
+        ranking = self._ranker.rank(queries, self._beam_width, k)
+        return [
+            Answer(self._hits(ranking.items[row], ranking.scores[row]), notes) for row, (_, notes) in enumerate(users)
+        ]
+
+    def _user(self, user_id: str | None) -> tuple[UserSequences, list[str]]:
+        if user_id is None:
+            return UserSequences(), []
+        if self._features is None:
+            return UserSequences(), [f"user {user_id!r} is served as a cold user: no features were given"]
+        sequences = self._features.sequences(user_id)
+        if sequences == UserSequences():
+            return sequences, [f"user {user_id!r} is served as a cold user: the features do not know them"]
+        return sequences, []
+
+    def _queries(
+        self, images: Sequence[bytes], user_ids: Sequence[str | None], users: Sequence[UserSequences]
+    ) -> QuerySet:
+        seen = self._encoder.embed(self._pixels(images))
+        count = len(images)
+        return QuerySet(
+            query_id=[str(row) for row in range(count)],
+            user_id=[user_id or "" for user_id in user_ids],
+            image_id=[""] * count,
+            image_row=np.full(count, -1, dtype=np.int64),
+            embedding=seen.embedding,
+            category=seen.category,
+            tokens=seen.tokens,
+            recent_clicked=[user.recent_clicked for user in users],
+            recent_searched=[user.recent_searched for user in users],
+            recent_ordered=[user.recent_ordered for user in users],
+            long_history=[user.long_history for user in users],
+            segment=[user.segment for user in users],
+            clicked=[[] for _ in users],
+            ordered=[[] for _ in users],
+            shown=[[] for _ in users],
+            photographed=[None] * count,
+            cold_item=np.zeros(count, dtype=bool),
+            cold_user=np.array([user == UserSequences() for user in users], dtype=bool),
+            personal=np.zeros(count, dtype=bool),
+        )
+
+    def _pixels(self, images: Sequence[bytes]) -> np.ndarray:
+        size = self._encoder.config.image_size
+        pixels = np.empty((len(images), size, size, 3), dtype=np.uint8)
+        for row, data in enumerate(images):
+            try:
+                pixels[row] = decode_image(data, size)
+            except ImageError as error:
+                raise ImageError(
+                    f"photo {row + 1} of {len(images)}: {error}" if len(images) > 1 else str(error)
+                ) from None
+        return pixels
+
+    def _hits(self, items: np.ndarray, scores: np.ndarray) -> list[Hit]:
+        codes = self._ranker.catalogue.codes
+        return [
+            Hit(
+                item_id=self._shown["item_id"][item],
+                score=float(score),
+                sid=tuple(codes[item].tolist()),
+                category=self._shown["category"][item],
+                price=self._price[item],
+                title=self._shown["title"][item],
+                brand=self._shown["brand"][item],
+            )
+            for item, score in zip(items.tolist(), scores.tolist(), strict=True)
+            if item >= 0
+        ]

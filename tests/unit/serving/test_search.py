@@ -1,0 +1,167 @@
+"""Search with a bundle: the same answers as the evaluation, and clear words for everything hostile or missing."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.bundles import Shop
+from support.models import make_models
+
+from onevision.artifacts import open_artifact
+from onevision.data.images import ImageError
+from onevision.data.snapshot import Snapshot
+from onevision.decoding.ranker import GeneratorRanker
+from onevision.errors import ArtifactError, OneVisionError
+from onevision.features.definitions import UserSequences
+from onevision.features.queries import QuerySet
+from onevision.serving.search import Searcher
+
+BEAM_WIDTH = 64
+"""What `support.bundles` says the evaluation was measured with."""
+
+
+class KnownUsers:
+    """Stands for the online store, which takes seconds to load."""
+
+    def __init__(self, users: dict[str, UserSequences]) -> None:
+        self.users = users
+
+    def sequences(self, user_id: str) -> UserSequences:
+        return self.users.get(user_id, UserSequences())
+
+
+@pytest.fixture(scope="module")
+def models(tiny_snapshot: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return make_models(tiny_snapshot, tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="module")
+def bundle(tiny_snapshot: Path, models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    shop = Shop(tiny_snapshot, tmp_path_factory.mktemp("published"))
+    names = {name: path for name, path in models.items() if name not in ("snapshot", "pairs")}
+    shop.publish(shop.measured(names))
+    return shop.root / "bundle"
+
+
+@pytest.fixture(scope="module")
+def searcher(bundle: Path) -> Searcher:
+    return Searcher.open(bundle)
+
+
+@pytest.fixture(scope="module")
+def photo(tiny_snapshot: Path) -> bytes:
+    shop = Snapshot.open(tiny_snapshot)
+    return shop.images.read(shop.images.ids[-1])
+
+
+def test_hits_are_items_of_the_shop_best_first_and_each_once(searcher: Searcher, photo: bytes) -> None:
+    hits = searcher.search(photo, None, 10)
+    assert len(hits) == 10
+    assert len({hit.item_id for hit in hits}) == 10
+    assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
+    number = int(hits[0].item_id.removeprefix("i"))
+    assert hits[0].title == f"item {number}"
+    assert hits[0].category == f"category {number % 4}"
+    assert hits[0].price > 0
+
+
+def test_serving_ranks_a_held_out_query_as_the_evaluation_did(
+    searcher: Searcher, bundle: Path, models: dict[str, Path], tiny_snapshot: Path
+) -> None:
+    queries = QuerySet.load(models["pairs"], models["encoder"], models["features"], split="test")
+    parts = [models[name] for name in ("encoder", "semantic_ids", "generator_aligned", "pruning")]
+    offline = GeneratorRanker.open(*parts).rank(queries, BEAM_WIDTH, 10)
+    users = {
+        f"{row}": UserSequences(
+            queries.recent_clicked[row],
+            queries.recent_searched[row],
+            queries.recent_ordered[row],
+            queries.long_history[row],
+            queries.segment[row],
+        )
+        for row in range(len(queries))
+    }
+    online = Searcher(searcher.bundle, searcher._encoder, searcher._ranker, KnownUsers(users))  # type: ignore[arg-type]
+    images = [Snapshot.open(tiny_snapshot).images.read(image) for image in queries.image_id]
+    answers = online.search_many(images, list(users), 10)
+    assert any(users[name].recent_clicked for name in users)
+    ids = searcher._ranker.catalogue.item_ids
+    for row, answer in enumerate(answers):
+        found = [ids[item] for item in offline.items[row] if item >= 0]
+        assert [hit.item_id for hit in answer.hits] == found
+        np.testing.assert_allclose([hit.score for hit in answer.hits], offline.scores[row][: len(found)], atol=1e-3)
+
+
+def test_a_photo_is_answered_the_same_alone_and_among_others(
+    searcher: Searcher, photo: bytes, tiny_snapshot: Path
+) -> None:
+    shop = Snapshot.open(tiny_snapshot)
+    others = [shop.images.read(image) for image in shop.images.ids[:3]]
+    together = searcher.search_many([*others, photo], [None] * 4, 5)[3].hits
+    alone = searcher.search(photo, None, 5)
+    assert [hit.item_id for hit in together] == [hit.item_id for hit in alone]
+
+
+def test_history_of_a_known_user_reaches_the_generator(searcher: Searcher, photo: bytes) -> None:
+    users = KnownUsers({"ann": UserSequences(recent_clicked=["i003"], segment="regular")})
+    personal = Searcher(searcher.bundle, searcher._encoder, searcher._ranker, users)  # type: ignore[arg-type]
+    known, stranger = personal.answer(photo, "ann", 5), personal.answer(photo, "bob", 5)
+    assert known.notes == []
+    assert "features do not know" in stranger.notes[0]
+    assert [hit.score for hit in known.hits] != [hit.score for hit in stranger.hits]
+    assert stranger.hits == searcher.search(photo, None, 5)
+
+
+def test_without_features_a_user_is_cold_and_that_is_said(searcher: Searcher, photo: bytes) -> None:
+    answer = searcher.answer(photo, "ann", 3)
+    assert "no features were given" in answer.notes[0]
+    assert answer.hits == searcher.search(photo, None, 3)
+
+
+@pytest.mark.parametrize("image", [b"", b"GIF89a", b"not a picture", b"\xff\xd8\xff\xe0" + b"\x00" * 100])
+def test_bytes_that_are_no_picture_are_refused(searcher: Searcher, image: bytes) -> None:
+    with pytest.raises(ImageError):
+        searcher.search(image, None, 5)
+
+
+def test_truncated_photo_is_refused_and_named_among_many(searcher: Searcher, photo: bytes) -> None:
+    with pytest.raises(ImageError, match=r"(?i)truncated"):
+        searcher.search(photo[: len(photo) // 2], None, 5)
+    with pytest.raises(ImageError, match="photo 2 of 2"):
+        searcher.search_many([photo, b"?"], [None, None], 5)
+
+
+def test_nonsense_arguments_are_refused(searcher: Searcher, photo: bytes) -> None:
+    with pytest.raises(OneVisionError, match="at least one item"):
+        searcher.search(photo, None, 0)
+    with pytest.raises(OneVisionError, match="1 photos but 2 users"):
+        searcher.search_many([photo], [None, None], 1)
+    assert searcher.search_many([], [], 3) == []
+
+
+def test_more_places_than_items_gives_what_there_is(searcher: Searcher, photo: bytes) -> None:
+    assert 0 < len(searcher.search(photo, None, 1000)) <= 24
+
+
+def test_a_bundle_that_is_half_written_altered_or_none_is_refused(bundle: Path, tmp_path: Path) -> None:
+    half = shutil.copytree(bundle, tmp_path / "half")
+    (half / "manifest.json").unlink()
+    altered = shutil.copytree(bundle, tmp_path / "altered")
+    weights = altered / "generator" / "model.safetensors"
+    data = weights.read_bytes()
+    weights.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    for path, message in ((half, "did not finish"), (altered, "differs|bytes"), (tmp_path / "none", "no such")):
+        with pytest.raises(ArtifactError, match=message):
+            Searcher.open(path)
+
+
+def test_an_artifact_that_is_no_bundle_is_refused(models: dict[str, Path]) -> None:
+    with pytest.raises(ArtifactError, match="'bundle' artifact is wanted"):
+        Searcher.open(models["encoder"])
+
+
+def test_the_bundle_names_the_version_that_answers(searcher: Searcher, bundle: Path) -> None:
+    assert searcher.bundle.identity == open_artifact(bundle).identity
