@@ -232,9 +232,8 @@ def decode_image(data: bytes, size: int, *, max_pixels: int = MAX_PIXELS) -> np.
     width, height = image.size
     side = min(width, height)
     left, top = (width - side) / 2, (height - side) / 2
-    square = _to_rgb(image).resize(
-        (size, size), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side), reducing_gap=None
-    )
+    box = (left, top, left + side, top + side)
+    square = _to_rgb(image).resize((size, size), Image.Resampling.BICUBIC, box=box)
     turn = _ORIENTATIONS.get(_orientation(image))
     return np.asarray(square if turn is None else square.transpose(turn))
 
@@ -269,8 +268,9 @@ def _open_image(data: bytes, max_pixels: int) -> Image.Image:
     except Exception as error:  # decoders of hostile bytes raise anything
         raise ImageError(f"not an image that can be read ({error})") from None
     width, height = image.size
-    if width * height > max_pixels:
-        raise ImageError(f"{width} x {height} pixels, over the cap of {max_pixels:,}")
+    cap = min(max_pixels, Image.MAX_IMAGE_PIXELS or max_pixels)  # past its own cap Pillow only warns
+    if width * height > cap:
+        raise ImageError(f"{width} x {height} pixels, over the cap of {cap:,}")
     return image
 
 

@@ -17,11 +17,20 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from onevision.artifacts import MANIFEST, REPORTS, Artifact, finish_artifact, open_artifact, start_artifact, write_json
+from onevision.artifacts import (
+    MANIFEST,
+    REPORTS,
+    Artifact,
+    finish_artifact,
+    open_artifact,
+    read_json,
+    start_artifact,
+    write_json,
+)
 from onevision.data.contract import QUERY_VIEWS, SNAPSHOT_KIND, TABLES
 from onevision.data.images import ImageStore, ImageStoreWriter
 from onevision.data.tables import cast_table, check_schema, contract_table
-from onevision.errors import ContractError
+from onevision.errors import ArtifactError, ContractError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -155,16 +164,33 @@ class Snapshot:
 
 
 def refuse_foreign_folder(out: Path, also: Iterable[str] = ()) -> None:
-    """`ContractError` if `out` holds anything that a snapshot does not: writing would delete it."""
-    if out.exists() and not out.is_dir():
-        raise ContractError(f"{out}: is a file; a snapshot is written to a folder")
-    if not out.is_dir() or (out / MANIFEST).exists():
+    """`ContractError` if `out` holds anything that a snapshot does not: writing would delete it.
+
+    Args:
+        also: further names that a half-written snapshot may have left there.
+    """
+    if not out.exists():
         return
-    foreign = sorted(entry.name for entry in out.iterdir() if entry.name not in _OWN_NAMES | set(also))
+    if not out.is_dir():
+        raise ContractError(f"{out}: is a file; a snapshot is written to a folder")
+    known = _OWN_NAMES | set(also)
+    if (out / MANIFEST).exists():
+        known |= {Path(name).parts[0] for name in _files_of_snapshot(out)}
+    foreign = sorted(entry.name for entry in out.iterdir() if entry.name not in known)
     if foreign:
         raise ContractError(
-            f"{out}: holds {foreign[0]!r}, so it is no earlier snapshot and is not overwritten; name an empty folder"
+            f"{out}: holds {foreign[0]!r}, which is no part of a snapshot, and is not overwritten; name an empty folder"
         )
+
+
+def _files_of_snapshot(out: Path) -> list[str]:
+    try:
+        manifest = read_json(out / MANIFEST)
+        if manifest["kind"] == SNAPSHOT_KIND:
+            return list(manifest["files"])
+    except (ArtifactError, KeyError, TypeError):
+        pass
+    raise ContractError(f"{out}: its {MANIFEST} is not a snapshot's, and is not overwritten; name an empty folder")
 
 
 def _cast_or_empty(tables: Mapping[str, pa.Table | pd.DataFrame], name: str) -> pa.Table:
