@@ -10,7 +10,7 @@ fitted again.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, cast
 
 import numpy as np
 import torch
@@ -87,6 +87,9 @@ class VRQ(ResidualQuantizer):
             pairs: rows of `x` that show one product.
         """
         config = self.config
+        torch.manual_seed(seed)
+        assert self.projection is not None
+        cast(nn.Linear, self.projection[0]).reset_parameters()
         table = torch.from_numpy(np.ascontiguousarray(x))
         self.fit_codebooks(table, iterations=config.kmeans_iterations, seed=seed)
         if config.steps and len(pairs.u):
@@ -97,7 +100,6 @@ class VRQ(ResidualQuantizer):
 
     def _train(self, table: Tensor, pairs: ViewPairs, seed: int) -> None:
         config = self.config
-        torch.manual_seed(seed)
         heads = nn.ModuleList(
             nn.Linear(self.dim, int(pairs.path[:, level].max()) + 1)
             for level in range(min(len(CONTRAST_LEVELS), len(self.residual_sizes)))

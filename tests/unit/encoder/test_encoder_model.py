@@ -1,0 +1,111 @@
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from onevision.encoder.config import EncoderConfig
+from onevision.encoder.model import Encoder
+from onevision.encoder.retrieval import instance_recall, nearest_items
+from onevision.encoder.sampler import batches, collect_views
+from onevision.errors import ArtifactError, OneVisionError
+
+CONFIG = EncoderConfig(width=8, embedding_dim=16, image_size=32, items_per_batch=6, views_per_item=4)
+
+
+@pytest.fixture(scope="module")
+def encoder() -> Encoder:
+    torch.manual_seed(0)
+    return Encoder(CONFIG, ["bags", "shoes"]).eval()
+
+
+@pytest.fixture(scope="module")
+def pixels() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (10, 32, 32, 3), dtype=np.uint8)
+
+
+def test_a_saved_encoder_embeds_the_same(encoder: Encoder, pixels: np.ndarray, tmp_path: Path) -> None:
+    encoder.save_pretrained(tmp_path)
+    again = Encoder.from_pretrained(tmp_path)
+    for a, b in zip(encoder.embed(pixels), again.embed(pixels), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_an_embedding_does_not_depend_on_its_batch(encoder: Encoder, pixels: np.ndarray) -> None:
+    whole = encoder.embed(pixels).embedding
+    alone = np.concatenate([encoder.embed(pixels[i : i + 1]).embedding for i in range(len(pixels))])
+    np.testing.assert_allclose(whole, alone, atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(whole, axis=1), 1, atol=1e-5)
+
+
+def test_the_known_category_moves_the_embedding_and_an_unseen_one_does_not(
+    encoder: Encoder, pixels: np.ndarray
+) -> None:
+    predicted = encoder.embed(pixels).embedding
+    assert np.abs(encoder.embed(pixels, ["shoes"] * 10).embedding - predicted).max() > 1e-3
+    np.testing.assert_array_equal(encoder.embed(pixels, ["hats"] * 10).embedding, predicted)
+
+
+def test_a_folder_that_is_no_encoder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="not an encoder"):
+        Encoder.from_pretrained(tmp_path)
+
+
+def test_nearest_items_takes_the_best_view_and_breaks_ties_by_number() -> None:
+    views = np.eye(4, dtype=np.float32)[[0, 1, 2, 2]]
+    owner = np.array([1, 1, 2, 0])
+    items, scores = nearest_items(np.eye(4, dtype=np.float32)[[1, 2]], views, owner, 3)
+    assert items.tolist() == [[1, 0, 2], [0, 2, 1]]
+    assert scores[1].tolist() == [1, 1, 0]
+    assert instance_recall(np.eye(4, dtype=np.float32)[[1, 2]], np.array([1, 2]), views, owner, (1, 2)) == {
+        1: 0.5,
+        2: 1.0,
+    }
+
+
+def table(rows: list[tuple[str, str | None, str]]) -> pa.Table:
+    return pa.table(
+        {
+            "image_id": [r[0] for r in rows],
+            "item_id": pa.array([r[1] for r in rows], pa.string()),
+            "view": [r[2] for r in rows],
+        }
+    )
+
+
+def click(image: str, a: str | None, b: str) -> dict[str, object]:
+    return {"image_a": image, "image_b": "x", "item_a": a, "item_b": b, "kind": "query_click", "weight": 1.0}
+
+
+def test_batches_hold_views_of_chosen_products_and_clicked_neighbours_are_weak_positives() -> None:
+    rows = [(f"{n}{v}", f"i{n}", v) for n in range(8) for v in ("main", "sku", "user_photo")]
+    pairs = pa.Table.from_pylist([click("0user_photo", "i0", "i1")])
+    views = collect_views(table(rows), {r[0] for r in rows}, pairs)
+    config = CONFIG.model_copy(update={"click_pair_share": 1.0, "items_per_batch": 8})
+    stream = batches(views, config, np.random.default_rng(0))
+    seen_weak = False
+    for _ in range(20):
+        batch = next(stream)
+        owner = batch.rows // 3
+        assert (owner == batch.product.numpy()).all()
+        assert len(set(batch.rows.tolist())) == len(batch.rows)
+        same = owner[:, None] == owner[None]
+        assert (batch.affinity.numpy()[same] == 1).all()
+        weak = (batch.affinity.numpy() > 0) & ~same
+        assert set(np.unique(owner[weak.any(1)])) <= {0, 1}
+        seen_weak |= bool(weak.any())
+    assert seen_weak
+
+
+def test_only_training_pictures_are_drawn_and_unknown_photos_join_what_was_clicked() -> None:
+    rows = [("a", "i0", "main"), ("b", "i0", "sku"), ("c", "i1", "main"), ("d", None, "user_photo"), ("t", "i0", "sku")]
+    views = collect_views(table(rows), {"a", "b", "c", "d"}, pa.Table.from_pylist([click("d", None, "i1")]))
+    assert views.items == ["i0", "i1"]
+    assert [v.tolist() for v in views.catalogue] == [[0, 1], [2]]
+    assert [v.tolist() for v in views.shopper] == [[], [3]]
+
+
+def test_too_few_products_is_a_clear_error() -> None:
+    with pytest.raises(OneVisionError, match="at least 2"):
+        collect_views(table([("a", "i0", "main")]), {"a"}, pa.Table.from_pylist([click("a", "i0", "i0")]))
