@@ -1,19 +1,9 @@
 """The synthetic shop: a procedural catalogue in pictures, shoppers with tastes, and the log of what they did.
 
-`write_synthetic_snapshot` writes a whole snapshot, deterministic by (config, seed). `shapes` and `render` make
-products, `views` photographs them, `shoppers`, `searches` and `log` simulate behaviour, `oracle` publishes ceilings.
+`shapes` and `render` make products, `shading` and `views` photograph them, `catalogue` and `shoppers` say who and
+what there is, `searches` and `log` simulate behaviour, `oracle` publishes ceilings, `shop` writes the snapshot.
 """
 
-from __future__ import annotations
+from onevision.data.synthetic.shop import write_synthetic_snapshot
 
-from pathlib import Path
-
-from onevision.data.config import SnapshotConfig
-from onevision.report import StageReport
-
-
-def write_synthetic_snapshot(out: Path, config: SnapshotConfig, seed: int) -> StageReport:
-    """Write a synthetic snapshot to the folder `out`; the same config and seed give the same bytes."""
-    from onevision.data.synthetic.shop import write_shop
-
-    return write_shop(out, config, seed)
+__all__ = ["write_synthetic_snapshot"]

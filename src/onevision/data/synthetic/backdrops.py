@@ -7,6 +7,8 @@ import numpy as np
 from onevision.data.synthetic.render import Floats
 
 BANK = 192
+_BLOCK = 16
+"""Backgrounds painted at once, to bound memory at large sizes."""
 NOISE = 1 << 20
 
 
@@ -20,7 +22,8 @@ class Backdrops:
     def __init__(self, size: int, rng: np.random.Generator) -> None:
         self.size = size
         self.margin = size // 2
-        self.bank = paint_backdrops(BANK, size + self.margin, rng)
+        blocks = [paint_backdrops(_BLOCK, size + self.margin, rng) for _ in range(BANK // _BLOCK)]
+        self.bank = np.concatenate([(255.0 * block + 0.5).astype(np.uint8) for block in blocks])
         self._noise = rng.standard_normal(NOISE, dtype=np.float32)
 
     def draw(self, count: int, rng: np.random.Generator) -> Floats:
@@ -32,7 +35,9 @@ class Backdrops:
         for i, (b, (y, x), mirror) in enumerate(zip(which, corner, mirrored, strict=True)):
             crop = self.bank[b, :, y : y + self.size, x : x + self.size]
             out[i] = crop[:, :, ::-1] if mirror else crop
-        return out * rng.uniform(0.92, 1.08, (count, 3, 1, 1)).astype(np.float32)
+        tint = rng.uniform(0.92, 1.08, (count, 3, 1, 1)) / 255.0
+        out *= tint.astype(np.float32)
+        return out
 
     def noise(self, count: int, size: int, rng: np.random.Generator) -> Floats:
         """(count, 1, S, S) standard normal noise, from random places of one long strip."""
@@ -67,12 +72,16 @@ def paint_backdrops(count: int, size: int, rng: np.random.Generator) -> Floats:
 
 
 def soften(picture: Floats) -> Floats:
-    """A 3 x 3 binomial blur of (B, C, S, S); edges repeat."""
+    """A binomial blur of (B, C, S, S) with three taps an axis, a 64th of the side apart; the outermost rim is kept."""
+    step = max(1, picture.shape[2] // 64)
     out = picture.copy()
     for axis in (2, 3):
-        moved = np.swapaxes(out, 2, axis)
-        middle = moved.copy()
-        moved[:, :, 1:-1] = 0.5 * middle[:, :, 1:-1] + 0.25 * (middle[:, :, :-2] + middle[:, :, 2:])
+        blurred = np.swapaxes(out, 2, axis)
+        sharp = blurred.copy()
+        inner = sharp[:, :, : -2 * step] + sharp[:, :, 2 * step :]
+        inner *= 0.25
+        inner += 0.5 * sharp[:, :, step:-step]
+        blurred[:, :, step:-step] = inner
     return out
 
 

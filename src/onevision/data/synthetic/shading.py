@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -33,6 +33,9 @@ class Look:
     emblem: Floats
     emblem_kind: Floats
     emblem_colour: Floats
+
+    def __getitem__(self, rows: slice) -> Look:
+        return Look(*(getattr(self, field.name)[rows] for field in fields(self)))
 
 
 def shade(surface: Surface, pose: Pose, look: Look, ambient: float) -> Floats:

@@ -26,6 +26,7 @@ from onevision.data.synthetic.catalogue import (
 from onevision.data.synthetic.log import make_events, query_image_id
 from onevision.data.synthetic.render import Floats
 from onevision.data.synthetic.searches import Searches, make_searches
+from onevision.data.synthetic.sheet import contact_sheet
 from onevision.data.synthetic.shoppers import make_shoppers, users_table
 from onevision.data.synthetic.views import (
     MAIN,
@@ -43,8 +44,11 @@ REVIEWED_SHARE = 0.5
 REVIEW_PHOTOS = 2
 
 
-def write_shop(out: Path, config: SnapshotConfig, seed: int) -> StageReport:
-    """Make the shop, render it and write the snapshot; the report holds counts and the oracle ceilings."""
+def write_synthetic_snapshot(out: Path, config: SnapshotConfig, seed: int) -> StageReport:
+    """Write a synthetic snapshot to the folder `out`; the same config and seed give the same bytes.
+
+    The report holds counts, the oracle ceilings and a contact sheet; what is in the snapshot is `docs/artifacts.md`'s.
+    """
     began = time.perf_counter()
     streams = [np.random.default_rng([seed, 0, part]) for part in range(5)]
     catalogue = make_catalogue(config, streams[0])
@@ -84,6 +88,7 @@ def write_shop(out: Path, config: SnapshotConfig, seed: int) -> StageReport:
         "snapshot",
         counts=counts,
         metrics={f"oracle/{name}": float(value) for name, value in ceilings.items()},
+        figures=[contact_sheet(catalogue, config.image_size, seed)],
         seconds=time.perf_counter() - began,
     )
 

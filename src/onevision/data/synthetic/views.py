@@ -19,8 +19,8 @@ from onevision.data.synthetic.render import Floats, Pose, Surface, cast, extent,
 from onevision.data.synthetic.shading import EMBLEM_NORMS, Look, shade
 from onevision.data.synthetic.shapes import CATEGORIES
 
-CHUNK = 240
-"""Pictures rendered at once: about twenty a category, which keeps the arrays of a part in cache."""
+CHUNK_PIXELS = 240 * 64 * 64
+"""Pixels rendered at once: at 64 a side about twenty pictures a category, so that a part's arrays stay in cache."""
 MAIN, SKU_ANGLE, SKU_DETAIL, SKU_VARIANT, USER_PHOTO, VIDEO_FRAME = range(6)
 VIEW_NAMES = ("main", "sku", "sku", "sku", "user_photo", "video_frame")
 """The contract's view of each kind of picture."""
@@ -33,11 +33,12 @@ def render_images(
 ) -> Iterator[bytes]:
     """JPEG bytes of one picture for each (item row, kind of view), in order."""
     backdrops = Backdrops(size, np.random.default_rng([seed, 1]))
-    starts = range(0, len(items), CHUNK)
+    step = max(1, CHUNK_PIXELS // size**2)
+    starts = range(0, len(items), step)
     bar = tqdm(total=len(items), desc="render", unit="image", disable=None if progress else True)
     for chunk, start in enumerate(starts):
         rng = np.random.default_rng([seed, 2, chunk])
-        rows = slice(start, start + CHUNK)
+        rows = slice(start, start + step)
         pixels, quality = render_chunk(catalogue, items[rows], kinds[rows], size, backdrops, rng)
         yield from encode_jpegs(pixels, quality)
         bar.update(len(pixels))
@@ -52,7 +53,8 @@ def render_chunk(
     items, kinds = items[order], kinds[order]
     batch = len(items)
     pose = _draw_pose(catalogue.category[items], kinds, rng)
-    surface = Surface.empty(batch, size)
+    surface, look = Surface.empty(batch, size), _look(catalogue, items, kinds)
+    picture = np.empty((batch, 3, size, size), np.float32)
     bounds = np.searchsorted(catalogue.category[items], np.arange(len(CATEGORIES) + 1))
     for category, first, last in zip(CATEGORIES, bounds[:-1], bounds[1:], strict=True):
         if first < last:
@@ -60,8 +62,8 @@ def render_chunk(
             parts = category.build(catalogue.shape[items[rows]])
             _frame(pose, rows, *extent(parts, pose.rotation[rows]))
             cast(parts, pose[rows], surface[rows])
+            picture[rows] = shade(surface[rows], pose[rows], look[rows], ambient=0.45)
     shopper = kinds >= USER_PHOTO
-    picture = shade(surface, pose, _look(catalogue, items, kinds), ambient=0.45)
     alpha = surface.coverage[:, None]
     ground = np.ones_like(picture)
     ground[shopper] = backdrops.draw(int(shopper.sum()), rng)
