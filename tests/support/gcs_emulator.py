@@ -139,6 +139,7 @@ class GcsEmulator:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else each small answer waits 40 ms
     state: GcsEmulator
 
     def log_message(self, *args: object) -> None:

@@ -116,7 +116,9 @@ def check_frames(frames: Mapping[str, pd.DataFrame], expectations: Mapping[str, 
             batch_parameters={"dataframe": frame},
             result_format={"result_format": "BASIC", "partial_unexpected_count": 0},
         )
-        outcomes.extend(_outcome(name, one) for one in result.results)
+        outcomes.extend(
+            sorted((_outcome(name, one) for one in result.results), key=lambda o: (o.column, o.expectation))
+        )
         if result.success == any(o.suite == name and not o.success for o in outcomes):
             raise RuntimeError(f"suite {name!r}: Great Expectations' verdict and its results disagree")
     return outcomes
@@ -144,8 +146,10 @@ def _within(gxe: Any, column: str, low: float, high: float | None) -> list[Any]:
 
 def _outcome(suite: str, result: Any) -> Outcome:
     config = result.expectation_config
-    if result.exception_info.get("raised_exception", False):
-        raise RuntimeError(f"suite {suite!r}: {config.type} was not evaluated: {result.exception_info}")
+    info = result.exception_info
+    for one in [info] if "raised_exception" in info else info.values():  # one for all, or one a metric
+        if one["raised_exception"]:
+            raise RuntimeError(f"suite {suite!r}: {config.type} was not evaluated: {one['exception_message']}")
     settings = {k: v for k, v in config.kwargs.items() if k not in ("batch_id", "column") and v is not None}
     expected = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in sorted(settings.items()))
     return Outcome(
