@@ -176,7 +176,8 @@ def refuse_foreign_folder(out: Path, also: Iterable[str] = ()) -> None:
     known = _OWN_NAMES | set(also)
     if (out / MANIFEST).exists():
         known |= {Path(name).parts[0] for name in _files_of_snapshot(out)}
-    foreign = sorted(entry.name for entry in out.iterdir() if entry.name not in known)
+    names = sorted(entry.name for entry in out.iterdir())
+    foreign = [name for name in names if name not in known and not name.startswith(f".{MANIFEST}.")]
     if foreign:
         raise ContractError(
             f"{out}: holds {foreign[0]!r}, which is no part of a snapshot, and is not overwritten; name an empty folder"
