@@ -17,6 +17,7 @@ from kfp import local
 
 from onevision.errors import OneVisionError
 from onevision.recipe import load_recipe
+from onevision.reporting.run_report import RunSummary, write_run_report
 from onevision.runner import describe, make_snapshot
 from onevision.runs import Run, run_settings
 from onevision.stage_cache import CACHE_VARIABLE, REUSE_VARIABLE
@@ -26,6 +27,8 @@ from pipelines.full_training import full_training
 
 STAGE_CACHE = ".stages"
 BUNDLE_STORES = "stores"
+REPORT = "report.html"
+KILLED = "the process ended without a word; most often the machine killed it for memory"
 COLOUR = re.compile(r"\x1b\[\d*m")
 INNER_TASK = re.compile(r"Inner task failed: '([\w-]+)'")
 
@@ -69,40 +72,50 @@ def run_full_training(
             run.link("snapshot", run.path / "stages" / "snapshot")
             show(describe(report))
             snapshot = str(run.artifact("snapshot"))
-        try:
-            _run_pipeline(
-                run,
-                show,
-                snapshot=snapshot,
-                run_date=run_date,
-                recipe=recipe_file,
-                overrides=list(overrides),
-                bundle_store=store,
-            )
-        finally:
-            _link_artifacts(run)
+        _run_pipeline(
+            run,
+            show,
+            snapshot=snapshot,
+            run_date=run_date,
+            recipe=recipe_file,
+            overrides=list(overrides),
+            bundle_store=store,
+        )
     run.finish()
     return run
 
 
 def _run_pipeline(run: Run, show: Callable[[str], None], **arguments: object) -> None:
+    """Run the pipeline, link its artifacts and write the report, also of what finished before a failure."""
     log_file = run.path / "run.log"
     with (
         log_file.open("a", encoding="utf-8") as log,
-        contextlib.redirect_stdout(_Splitter(log, show)),
+        contextlib.redirect_stdout(_Splitter(log, show)) as output,
         _without_retries(full_training),
         warnings.catch_warnings(),
     ):
         warnings.filterwarnings("ignore", message=".*non-Python base image.*", category=RuntimeWarning)
         warnings.filterwarnings("ignore", message=".*no effect in the current local runner.*")
         local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(run.path / "stages"))
+        failed = ""
         try:
             full_training(**arguments)
         except RuntimeError as error:
             found = INNER_TASK.search(COLOUR.sub("", str(error)))
             if not found:
                 raise
-            raise OneVisionError(_advice(found.group(1), run)) from None
+            failed = found.group(1)
+        finally:
+            _link_artifacts(run)
+    said = output.since(f"{failed} failed: ") if failed else ""
+    write_run_report(RunSummary.of(run, failed, said or KILLED if failed else ""), run.path / REPORT)
+    if failed:
+        if not said:
+            show(f"{failed}: {KILLED}")
+        raise OneVisionError(
+            f"stage {failed!r} failed; its full output is in {_short(log_file)}\n"
+            "Put right what it says, then give the same command again: finished stages are not run twice."
+        )
 
 
 @contextlib.contextmanager
@@ -118,13 +131,6 @@ def _without_retries(pipeline: Any) -> Iterator[None]:
     finally:
         for name, task in tasks.items():
             task.retry_policy.CopyFrom(kept[name])
-
-
-def _advice(stage: str, run: Run) -> str:
-    return (
-        f"stage {stage!r} failed; its full output is in {_short(run.path / 'run.log')}\n"
-        "Put right what it names, then give the same command again: finished stages are not run twice."
-    )
 
 
 def _link_artifacts(run: Run) -> None:
@@ -161,6 +167,7 @@ class _Splitter:
         self.show = show
         self.terminal = sys.stdout
         self.line = ""
+        self.shown: list[str] = []
 
     def write(self, text: str) -> int:
         """Take text as it comes; lines are handled when they end."""
@@ -169,9 +176,15 @@ class _Splitter:
             plain = COLOUR.sub("", line)
             self.log.write(plain + "\n")
             if plain.strip().startswith(MARK):
+                self.shown.append(plain.strip().removeprefix(MARK))
                 with contextlib.redirect_stdout(self.terminal):
-                    self.show(plain.strip().removeprefix(MARK))
+                    self.show(self.shown[-1])
         return len(text)
+
+    def since(self, start: str) -> str:
+        """The lines that were shown from the one that begins with `start` to the end, without `start`."""
+        first = next((n for n, line in enumerate(self.shown) if line.startswith(start)), len(self.shown))
+        return "\n".join(self.shown[first:]).removeprefix(start)
 
     def flush(self) -> None:
         """Flush the log, so that a person may follow it."""
@@ -179,7 +192,9 @@ class _Splitter:
 
 
 def _print(line: str) -> None:
-    print(line, flush=True)
+    """Print without `print`, which KFP replaces by one that indents."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
 
 
 def _short(path: Path) -> str:

@@ -42,6 +42,7 @@ RecipeName = Annotated[str, typer.Option("--recipe", "-r", help="packaged recipe
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="overrides of the recipe, such as encoder.steps=50")
 ]
+LATEST_RUN = Path("runs/latest")
 Runs = Annotated[Path, typer.Option("--runs", help="folder of the runs")]
 
 
@@ -164,6 +165,46 @@ def _local_runner() -> Any:
         raise MissingDependencyError("running a pipeline needs KFP: pip install 'onevision[pipelines]'") from None
 
 
+@app.command("search", rich_help_panel="Use")
+def search(
+    image: Annotated[Path, typer.Argument(help="the photo to search with")],
+    bundle: Annotated[Path, typer.Option(help="bundle to search in")] = LATEST_RUN / "bundle",
+    features: Annotated[Path | None, typer.Option(help="features artifact, for a known user")] = None,
+    user: Annotated[str | None, typer.Option(help="who searches; by default nobody known")] = None,
+    k: Annotated[int, typer.Option("-k", help="items to find", min=1)] = 10,
+    html: Annotated[Path | None, typer.Option(help="also write a page with the pictures")] = None,
+    snapshot: Annotated[Path | None, typer.Option(help="snapshot that the page takes the items' pictures from")] = None,
+) -> None:
+    """Find the items in a photo."""
+    from onevision.serving.search import Searcher
+
+    if not image.is_file():
+        raise OneVisionError(f"{image}: no such picture")
+    photo = image.read_bytes()
+    answer = Searcher.open(bundle, features).answer(photo, user, k)
+    for note in answer.notes:
+        print(f"note: {note}", file=sys.stderr)
+    for rank, hit in enumerate(answer.hits, start=1):
+        sid = "-".join(map(str, hit.sid))
+        print(f"{rank:>3}  {hit.item_id}  {hit.score:8.3f}  {sid:<16} {hit.price:>9.2f}  {hit.title or hit.category}")
+    if html:
+        from onevision.reporting.gallery import write_gallery
+
+        write_gallery(answer.hits, html, photo=photo, snapshot=snapshot, user_id=user, notes=answer.notes)
+        print(f"written to {html}")
+
+
+@app.command("report", rich_help_panel="Use")
+def report(run: Annotated[Path, typer.Argument(help="run folder")] = LATEST_RUN) -> None:
+    """Write a run's report again, and show its summary."""
+    from onevision.reporting.run_report import RunSummary, write_run_report
+    from onevision.runs import Run
+
+    found = Run.open(run)
+    write_run_report(RunSummary.of(found), found.path / "report.html")
+    _show_run(found)
+
+
 @recipes_app.command("list")
 def recipes_list() -> None:
     """Names of the packaged recipes."""
@@ -196,9 +237,16 @@ def _show(report: StageReport, out: Path) -> None:
 def _show_run(run: Run) -> None:
     from rich.console import Console
 
-    from onevision.summary import stage_table
+    from onevision.artifacts import open_artifact
+    from onevision.reporting.run_sections import verdict
+    from onevision.summary import stage_table, systems_table
 
-    Console().print(stage_table(run.reports()))
-    for name in ("report.html", "metrics.json", "bundle"):
-        path = run.path.parent / "latest" / name
-        print(f"{name:<13} {min(os.path.relpath(path), str(path), key=len)}")
+    console = Console()
+    console.print(stage_table(run.reports()))
+    if run.artifact("evaluate").exists():
+        console.print(systems_table(open_artifact(run.artifact("evaluate"), verify=False)))
+    if run.artifact("publish").exists():
+        print(f"the bundle was {verdict(run.artifact('publish'))}")
+    for path in (run.path / name for name in ("report.html", "metrics.json", "bundle")):
+        if path.exists():
+            print(min(os.path.relpath(path), str(path), key=len))

@@ -24,6 +24,7 @@ from onevision.stage_cache import StageCache, stage_key
 from onevision.stages import STAGES, Stage
 
 SYNTHETIC = "onevision.data.synthetic"
+COUNTS_SHOWN = 5
 
 
 def run_stage(
@@ -106,10 +107,11 @@ def check_output_folder(out: Path) -> Path:
 
 
 def describe(report: StageReport) -> str:
-    """One line about a finished stage: seconds, memory and counts."""
-    counts = ", ".join(f"{name.replace('_', ' ')} {value:,}" for name, value in report.counts.items())
+    """One line about a finished stage: seconds, memory and the first counts (all are in its page)."""
+    counts = list(report.counts.items())[:COUNTS_SHOWN]
     took = f"reused, took {report.seconds:.1f} s" if report.reused else f"{report.seconds:.1f} s"
-    return f"{report.stage}: {took}, {report.peak_memory_mb:,.0f} MB{'; ' if counts else ''}{counts}"
+    parts = [f"{took}, {report.peak_memory_mb:,.0f} MB", *(f"{n.replace('_', ' ')} {v:,}" for n, v in counts)]
+    return f"{report.stage}: {', '.join(parts)}"
 
 
 def peak_memory_mb() -> float:
