@@ -28,7 +28,10 @@ NEAREST_NEGATIVES, RANDOM_NEGATIVES = 40, 40
 UNSEEN_SHARE = 0.2
 """Training candidates that are shown to the ranker as if nobody had clicked them yet."""
 MAX_TRAINING_SEARCHES, MAX_VALIDATION_SEARCHES = 20_000, 1_500
-_SETTINGS = ({"num_leaves": 15, "learning_rate": 0.08}, {"num_leaves": 31, "learning_rate": 0.05})
+_SETTINGS = {
+    "all features": {"feature_fraction": 0.8},
+    "bagged": {"feature_fraction": 0.5, "bagging_fraction": 0.5, "bagging_freq": 1},
+}
 _PATIENCE = 30
 
 
@@ -88,9 +91,9 @@ class Cascade:
         rng = np.random.default_rng(self._seed)
         groups, held_out = self._groups(training, rng), self._groups(validation, None)
         best = -1.0
-        for setting in _SETTINGS:
+        for name, setting in _SETTINGS.items():
             ranker, score = self._train(groups, held_out, setting)
-            self.validation_ndcg_[f"{setting['num_leaves']} leaves, {ranker.best_iteration} trees"] = score
+            self.validation_ndcg_[f"{name}, {ranker.num_trees()} trees"] = score
             if score > best:
                 best, self._ranker = score, ranker
         return self
@@ -136,8 +139,9 @@ class Cascade:
             "metric": "ndcg",
             "eval_at": [10],
             "label_gain": list(LABEL_GAIN),
+            "learning_rate": 0.05,
+            "num_leaves": 31,
             "min_data_in_leaf": 50,
-            "feature_fraction": 0.8,
             "lambda_l2": 1.0,
             "lambdarank_truncation_level": 20,
             "seed": self._seed,

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from onevision.evaluation.items import Items
 from onevision.evaluation.popularity import Popularity
 from onevision.evaluation.searches import HISTORIES, Searches
+from onevision.evaluation.segment_taste import SegmentTaste
 
 FEATURES = (
     "view_max",  # cosine of the photo and the candidate's best view
@@ -24,6 +25,7 @@ FEATURES = (
     *(f"{statistic}_{name}" for name in HISTORIES for statistic in ("max", "mean")),  # cosine with the history
     "style_recent",  # the same without what the category explains: carries taste across categories
     "style_long",
+    "style_shift",  # along what the user's clicks have more of than the photos they searched with
     "seen",  # times the candidate itself is in the history
     "brand_recent",
     "brand_long",
@@ -32,6 +34,10 @@ FEATURES = (
     "price_level",  # log price against the category's, in deviations
     "price_distance",  # of that level to the history's
     "price_difference",
+    "style_segment",  # with what users of the same profile click
+    "brand_segment",
+    "price_segment",
+    "price_against_neighbours",
     "neighbour_category",  # share of the nearest neighbours, by similarity, that is of the candidate's category
     "neighbour_department",
     "item_popularity",
@@ -44,6 +50,7 @@ FEATURES = (
 CATEGORICAL = ("segment",)
 NEIGHBOURS = 20
 _PHOTOS_AN_ITEM = 64
+_BRANDS = 64
 
 
 @dataclass(frozen=True)
@@ -67,16 +74,16 @@ class FeatureBuilder:
 
     Args:
         popularity: click rates up to the end of training.
-        photos: earlier searches whose photos say what shoppers see in an item.
-        segments: profiles known in training; others count as missing.
+        training: searches that may be learned from: whose photos led to which clicks, and what a profile clicks.
+        end: the end of training (microseconds).
     """
 
-    def __init__(self, items: Items, popularity: Popularity, photos: ClickedPhotos, segments: list[str]) -> None:
+    def __init__(self, items: Items, popularity: Popularity, training: Searches, end: int) -> None:
         self._embedding, self._popularity = items.embedding, popularity
         self._views = _Ragged(items.view_item, items.view_embedding, len(items))
+        photos = ClickedPhotos.of(training, end)
         newest = _newest_of_each(photos)
         self._photos = _Ragged(photos.item[newest], photos.embedding[newest], len(items), photos.ts[newest])
-        self._segment = {name: code for code, name in enumerate(segments) if name}
         self._brand = np.unique(items.brand, return_inverse=True)[1]
         self._category = np.unique(items.category, return_inverse=True)[1]
         self._department = np.unique(items.department, return_inverse=True)[1]
@@ -84,7 +91,12 @@ class FeatureBuilder:
         self._price_level = _within(self._log_price, self._category)
         mean = np.stack([_group_mean(column, self._category) for column in items.embedding.T], axis=1)
         style = items.embedding - mean[self._category]
-        self._style = style / np.maximum(np.linalg.norm(style, axis=1, keepdims=True), 1e-6)
+        self._style = (style / np.maximum(np.linalg.norm(style, axis=1, keepdims=True), 1e-6)).astype(np.float32)
+        segments = sorted(set(training.segment.tolist()))
+        self._segment = {name: code for code, name in enumerate(segments) if name}
+        self._brand_vector = _centred_one_hot(self._brand)
+        described = np.concatenate([self._style, self._brand_vector, self._price_level[:, None]], axis=1)
+        self._segment_taste = SegmentTaste(described, training, segments, end=end)
 
     def build(
         self,
@@ -103,13 +115,14 @@ class FeatureBuilder:
         """
         query, ts = searches.embedding[row], int(searches.ts[row])
         histories = {name: searches.histories[name][row] for name in HISTORIES}
-        look = self._look(query, ts, candidates, neighbours, unseen)
+        look, shares = self._look(query, ts, candidates, neighbours, unseen)
         taste = self._taste(candidates, histories)
+        profile = self._profile(candidates, str(searches.segment[row]), ts)
         prior = self._prior(candidates, ts, unseen)
         code = self._segment.get(str(searches.segment[row]), np.nan)
         length = sum(len(items) for items in histories.values())
         constant = [np.full(len(candidates), value) for value in (np.log1p(length), code)]
-        return np.stack([*look[:5], *taste, *look[5:], *prior, *constant], axis=1).astype(np.float32)
+        return np.stack([*look, *taste, *profile, *shares, *prior, *constant], axis=1).astype(np.float32)
 
     def _look(
         self,
@@ -118,7 +131,7 @@ class FeatureBuilder:
         candidates: NDArray[np.int64],
         neighbours: NDArray[np.int64],
         unseen: NDArray[np.bool_] | None,
-    ) -> list[NDArray[np.floating]]:
+    ) -> tuple[list[NDArray[np.floating]], list[NDArray[np.floating]]]:
         best, mean = self._views.similarity(query, candidates)
         photo = np.fmax(best, self._photos.similarity(query, candidates, before=ts)[0])
         if unseen is not None:
@@ -126,12 +139,14 @@ class FeatureBuilder:
         near = neighbours[neighbours >= 0][:NEIGHBOURS]
         weight = np.maximum(self._views.similarity(query, near)[0], 1e-3)
         weight /= weight.sum()
-        shares = [
-            np.bincount(label[near], weight, minlength=int(label.max()) + 1)[label[candidates]]
+        shares: list[NDArray[np.floating]] = [
+            np.bincount(label[near], weight, int(label.max()) + 1)[label[candidates]].astype(np.float64)
             for label in (self._category, self._department)
         ]
+        level = self._price_level[candidates] - self._price_level[near] @ weight
         nearest = self._views.similarity(query, near[:1])[0]
-        return [best, mean, nearest - best, self._embedding[candidates] @ query, photo, *shares]
+        look = [best, mean, nearest - best, self._embedding[candidates] @ query, photo]
+        return look, [level, *shares]
 
     def _taste(
         self, candidates: NDArray[np.int64], histories: dict[str, NDArray[np.int64]]
@@ -142,13 +157,23 @@ class FeatureBuilder:
             out += _max_and_mean(own, self._embedding[histories[name]])
         recent = np.concatenate([histories["recent_clicked"], histories["recent_ordered"]])
         long = np.concatenate([recent, histories["long_history"]])
-        out += [_max_and_mean(self._style[candidates], self._style[rows])[1] for rows in (recent, long)]
+        style = self._style[candidates]
+        out += [_max_and_mean(style, self._style[rows])[1] for rows in (recent, long)]
+        out.append(_shift(style, self._style[histories["recent_clicked"]], self._style[histories["recent_searched"]]))
         out.append((candidates[:, None] == long[None]).sum(axis=1).astype(np.float64))
         out += [_share(self._brand, candidates, rows) for rows in (recent, long)]
         out.append(_share(self._category, candidates, long))
         level = self._price_level[candidates]
         difference = level - self._price_level[long].mean() if len(long) else np.full(len(candidates), np.nan)
         return [*out, self._log_price[candidates], level, np.abs(difference), difference]
+
+    def _profile(self, candidates: NDArray[np.int64], segment: str, ts: int) -> list[NDArray[np.floating]]:
+        taste = self._segment_taste.of(segment, ts)
+        if taste is None:
+            return [np.full(len(candidates), np.nan)] * 3
+        style, brand, price = np.split(taste, [self._style.shape[1], len(taste) - 1])
+        level = np.abs(self._price_level[candidates] - price)
+        return [self._style[candidates] @ style, self._brand_vector[candidates] @ brand, level]
 
     def _prior(
         self, candidates: NDArray[np.int64], ts: int, unseen: NDArray[np.bool_] | None
@@ -208,6 +233,21 @@ def _max_and_mean(
         return np.full(len(own), np.nan), np.full(len(own), np.nan)
     similarity = own @ history.T
     return similarity.max(axis=1), similarity.mean(axis=1)
+
+
+def _shift(
+    own: NDArray[np.float32], clicked: NDArray[np.float32], searched: NDArray[np.float32]
+) -> NDArray[np.floating]:
+    if not len(clicked) or not len(searched):
+        return np.full(len(own), np.nan)
+    return own @ (clicked.mean(axis=0) - searched.mean(axis=0))
+
+
+def _centred_one_hot(label: NDArray[np.int64]) -> NDArray[np.float32]:
+    """(I, at most `_BRANDS`) membership in the commonest labels, less their share: 0 means "like anybody's"."""
+    counts = np.bincount(label)
+    commonest = np.argsort(-counts, kind="stable")[:_BRANDS]
+    return ((label[:, None] == commonest) - counts[commonest] / len(label)).astype(np.float32)
 
 
 def _share(label: NDArray[np.int64], candidates: NDArray[np.int64], history: NDArray[np.int64]) -> NDArray[np.float64]:

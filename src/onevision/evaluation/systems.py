@@ -17,7 +17,7 @@ from onevision.artifacts import read_json
 from onevision.data.images import decode_image
 from onevision.data.snapshot import Snapshot
 from onevision.evaluation.cascade import MAX_TRAINING_SEARCHES, MAX_VALIDATION_SEARCHES, Cascade
-from onevision.evaluation.cascade_features import ClickedPhotos, FeatureBuilder
+from onevision.evaluation.cascade_features import FeatureBuilder
 from onevision.evaluation.comparison import PLACES
 from onevision.evaluation.config import EvaluationConfig
 from onevision.evaluation.dense import DenseSearch
@@ -78,12 +78,7 @@ def train_cascade(
     training, validation = (Searches.of(queries, items, pairs) for queries in loaded)
     clicked, ts = _clicks(shop, items)
     start = min(int(ts.min(initial=end)), end - 1)
-    builder = FeatureBuilder(
-        items,
-        Popularity(items, clicked, ts, start=start, end=end),
-        ClickedPhotos.of(training, end),
-        sorted(set(training.segment.tolist())),
-    )
+    builder = FeatureBuilder(items, Popularity(items, clicked, ts, start=start, end=end), training, end)
     dense = DenseSearch(items.view_embedding, items.view_item, len(items))
     cascade = Cascade(
         dense, builder, items.created, candidates=config.recall_candidates, trees=config.ranker_trees, seed=seed

@@ -10,7 +10,7 @@ from support.shelves import DAY, make_items, make_searches
 
 from onevision.errors import OneVisionError
 from onevision.evaluation.cascade import Cascade
-from onevision.evaluation.cascade_features import FEATURES, ClickedPhotos, FeatureBuilder
+from onevision.evaluation.cascade_features import FEATURES, FeatureBuilder
 from onevision.evaluation.dense import DenseSearch
 from onevision.evaluation.popularity import Popularity
 from onevision.evaluation.searches import HISTORIES, Searches, deal_histories
@@ -25,7 +25,7 @@ TEST = make_searches(ITEMS, 250, start=12 * DAY, end=14 * DAY, seed=3)
 def make_builder(training: Searches = TRAIN) -> FeatureBuilder:
     clicked = np.concatenate(training.clicked)
     popularity = Popularity(ITEMS, clicked, training.ts, start=0, end=10 * DAY)
-    return FeatureBuilder(ITEMS, popularity, ClickedPhotos.of(training, 10 * DAY), ["first", "second"])
+    return FeatureBuilder(ITEMS, popularity, training, 10 * DAY)
 
 
 def make_cascade(training: Searches = TRAIN) -> Cascade:
