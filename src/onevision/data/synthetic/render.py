@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -177,92 +177,100 @@ class _Rays:
         )
 
 
+class _Hits(NamedTuple):
+    """The n pixels that a part covers.
+
+    Attributes:
+        place: (n,) index into the flattened window (B, h, w); `batch` (n,) the picture.
+        normal: three (n,) components of the surface's gradient in the part's own coordinates.
+    """
+
+    place: Floats
+    batch: Floats
+    depth: Floats
+    coverage: Floats
+    normal: list[Floats]
+    role: Floats
+
+
 def _cast_part(part: Part, pose: Pose, surface: Surface, rows: slice, columns: slice) -> None:
     size = surface.depth.shape[1]
     rays = _Rays(part, pose, size, rows, columns)
     pixel = (2.0 / size) / pose.scale
     hits = {"quadric": _hit_quadric, "box": _hit_box, "ring": _hit_ring}[part.kind](part, rays, pixel)
-    mask, depth, coverage, normal, role = hits
-    flat = np.arange(surface.depth.size, dtype=np.int64).reshape(surface.depth.shape)[:, rows, columns][mask]
-    batch = flat // (size * size)
-    front = depth < surface.depth.reshape(-1)[flat]
-    flat, batch, depth, coverage = flat[front], batch[front], depth[front], coverage[front]
-    normal = [n[front] for n in normal]
-    length = np.sqrt(sum((n * rays.inverse_size[batch, i]) ** 2 for i, n in enumerate(normal))) + np.float32(1e-6)
-    surface.depth.reshape(-1)[flat] = depth
-    surface.light.reshape(-1)[flat] = sum(n * rays.light[batch, i] for i, n in enumerate(normal)) / length
-    surface.gloss.reshape(-1)[flat] = sum(n * rays.gloss[batch, i] for i, n in enumerate(normal)) / length
-    surface.role.reshape(-1)[flat] = role[front]
+    height, width = rows.stop - rows.start, columns.stop - columns.start
+    line = hits.place // width
+    column = hits.place - line * width
+    flat = (line + hits.batch * (size - height) + rows.start) * size + column + columns.start
+    front = np.flatnonzero(hits.depth < surface.depth.reshape(-1)[flat])
+    flat, batch = flat[front], hits.batch[front]
+    normal = [n[front] for n in hits.normal]
+    inverse_size, light, gloss = rays.inverse_size[batch].T, rays.light[batch].T, rays.gloss[batch].T
+    length = np.sqrt(sum((n * i) ** 2 for n, i in zip(normal, inverse_size, strict=True))) + np.float32(1e-6)
+    surface.depth.reshape(-1)[flat] = hits.depth[front]
+    surface.light.reshape(-1)[flat] = sum(n * cosine for n, cosine in zip(normal, light, strict=True)) / length
+    surface.gloss.reshape(-1)[flat] = sum(n * cosine for n, cosine in zip(normal, gloss, strict=True)) / length
+    surface.role.reshape(-1)[flat] = hits.role[front]
     covered = surface.coverage.reshape(-1)
-    covered[flat] = np.maximum(covered[flat], coverage)
+    covered[flat] = np.maximum(covered[flat], hits.coverage[front])
 
 
-Hits = tuple[Floats, Floats, Floats, list[Floats], Floats]
-"""Mask (B, h, w) of pixels hit; for the n hits: depth, coverage, three components of the gradient, role."""
+def _found(mask: Floats) -> tuple[Floats, Floats]:
+    """Places of the pixels of a mask (B, h, w) in its flattened form, and their pictures."""
+    index = np.flatnonzero(mask)
+    return index, index // (mask.shape[1] * mask.shape[2])
 
 
-def _hit_quadric(part: Part, rays: _Rays, pixel: Floats) -> Hits:
-    e = np.float32(part.e)
+def _hit_quadric(part: Part, rays: _Rays, pixel: Floats) -> _Hits:
     k = np.broadcast_to(np.asarray(part.k, np.float32), pixel.shape)
+    bend = np.float32(part.e) - k * k
     dx, dy, dz = rays.direction.T
     ox, oy, oz = (rays.coordinate(i) for i in range(3))
-    a = dx * dx + (e - k * k) * dy * dy + dz * dz
-    a = np.maximum(a, np.float32(1e-3))
-    weights = np.stack([dx, (e - k * k) * dy, dz], axis=1)
+    # The ray o + t d meets the quadric where a t^2 + 2 b t + c = 0.
+    a = np.maximum(dx * dx + bend * dy * dy + dz * dz, np.float32(1e-3))[:, None, None]
+    weights = np.stack([dx, bend * dy, dz], axis=1)
     b = rays.linear(
         (weights * rays.by_x).sum(axis=1),
         (weights * rays.by_y).sum(axis=1),
         (weights * rays.origin).sum(axis=1) - k * dy,
     )
-    c = (e - k * k)[:, None, None] * oy
+    c = bend[:, None, None] * oy
     c -= 2.0 * k[:, None, None]
     c *= oy
     c -= 1.0
-    ox *= ox
-    oz *= oz
-    c += ox
-    c += oz
+    c += ox * ox
+    c += oz * oz
     inside = b * b
-    inside /= a[:, None, None]
+    inside /= a
     inside -= c
-    chord = np.sqrt(np.maximum(inside, 0) / a[:, None, None])
-    middle = b / -a[:, None, None]
-    near, far = middle - chord, middle + chord
+    chord = np.sqrt(np.maximum(inside, 0) / a)
+    b /= -a
+    near, far = b - chord, b + chord
     mask = inside > 0
-    entered = None
-    if part.low > -1.0 or part.high < 1.0 or part.e == 0.0:
+    cut = part.low > -1.0 or part.high < 1.0 or part.e == 0.0
+    if cut:
         one, two = rays.slab(1, part.low), rays.slab(1, part.high)
-        entered = np.minimum(one, two)
+        surface, entered = near, np.minimum(one, two)
         far = np.minimum(far, np.maximum(one, two))
-        near_cut = np.maximum(near, entered)
-        mask &= far > near_cut
-        entered = entered[mask] > near[mask]
-        near = near_cut
-    t = near[mask]
-    batch = np.nonzero(mask)[0]
+        near = np.maximum(near, entered)
+        mask &= far > near
+    index, batch = _found(mask)
+    t = near.reshape(-1)[index]
     radius = 0.5 * np.sqrt(part.size[:, 0] * part.size[:, 2]) / pixel
-    coverage = np.minimum(inside[mask] * radius[batch], (far[mask] - t) / pixel[batch])
-    normal = _quadric_gradient(rays, batch, t, oy[mask], mask, e, k)
+    coverage = np.minimum(inside.reshape(-1)[index] * radius[batch], (far.reshape(-1)[index] - t) / pixel[batch])
+    px, py, pz = (o.reshape(-1)[index] + t * d[batch] for o, d in zip((ox, oy, oz), (dx, dy, dz), strict=True))
+    normal = [px, bend[batch] * py - k[batch], pz]
     role = np.full(t.shape, part.role, np.uint8)
-    if entered is not None:
+    if cut:
+        capped = entered.reshape(-1)[index] > surface.reshape(-1)[index]
         up = -np.sign(dy)[batch]
-        normal = [np.where(entered, 0, normal[0]), np.where(entered, up, normal[1]), np.where(entered, 0, normal[2])]
+        normal = [np.where(capped, flat, n) for flat, n in zip((np.float32(0), up, np.float32(0)), normal, strict=True)]
         if part.cap_role is not None:
-            role[entered & (up > 0)] = part.cap_role
-    return mask, t, np.minimum(coverage, 1.0), normal, role
+            role[capped & (up > 0)] = part.cap_role
+    return _Hits(index, batch, t, np.minimum(coverage, 1.0), normal, role)
 
 
-def _quadric_gradient(
-    rays: _Rays, batch: Floats, t: Floats, oy: Floats, mask: Floats, e: np.float32, k: Floats
-) -> list[Floats]:
-    px = rays.coordinate(0)[mask] + t * rays.direction[batch, 0]
-    py = oy + t * rays.direction[batch, 1]
-    pz = rays.coordinate(2)[mask] + t * rays.direction[batch, 2]
-    slope = k[batch]
-    return [px, e * py - slope * (1.0 + slope * py), pz]
-
-
-def _hit_box(part: Part, rays: _Rays, pixel: Floats) -> Hits:
+def _hit_box(part: Part, rays: _Rays, pixel: Floats) -> _Hits:
     near = np.full((1, 1, 1), -FAR, np.float32)
     far = np.full((1, 1, 1), FAR, np.float32)
     entries = []
@@ -271,30 +279,28 @@ def _hit_box(part: Part, rays: _Rays, pixel: Floats) -> Hits:
         entries.append(np.minimum(one, two))
         near = np.maximum(near, entries[axis])
         far = np.minimum(far, np.maximum(one, two))
-    mask = far > near
-    batch = np.nonzero(mask)[0]
-    t = near[mask]
-    sides = [entry[mask] >= t for entry in entries]
-    normal = [np.where(side, -np.sign(rays.direction[batch, i]), 0).astype(np.float32) for i, side in enumerate(sides)]
-    coverage = np.minimum((far[mask] - t) / pixel[batch], 1.0)
-    return mask, t, coverage, normal, np.full(t.shape, part.role, np.uint8)
+    index, batch = _found(far > near)
+    t = near.reshape(-1)[index]
+    facing = -np.sign(rays.direction)
+    normal = [np.where(entry.reshape(-1)[index] >= t, facing[batch, i], 0) for i, entry in enumerate(entries)]
+    coverage = np.minimum((far.reshape(-1)[index] - t) / pixel[batch], 1.0)
+    return _Hits(index, batch, t, coverage, normal, np.full(t.shape, part.role, np.uint8))
 
 
-def _hit_ring(part: Part, rays: _Rays, pixel: Floats) -> Hits:
+def _hit_ring(part: Part, rays: _Rays, pixel: Floats) -> _Hits:
     depth = rays.slab(2, 0.0)
     px = rays.coordinate(0) + depth * rays.direction[:, 0, None, None]
     py = rays.coordinate(1) + depth * rays.direction[:, 1, None, None]
     radius = np.sqrt(px * px + py * py)
-    mask = (radius < 1.0) & (radius > part.e) & (py > part.low)
-    batch = np.nonzero(mask)[0]
-    radius = radius[mask]
+    index, batch = _found((radius < 1.0) & (radius > part.e) & (py > part.low))
+    px, py, radius, depth = (values.reshape(-1)[index] for values in (px, py, radius, depth))
     middle, half = (1.0 + part.e) / 2.0, (1.0 - part.e) / 2.0
     across = (radius - middle) / half
     outward = across / np.maximum(radius, 1e-3)
     towards = -np.sign(rays.direction[batch, 2]) * np.sqrt(np.maximum(1.0 - across * across, 0.0))
     scale = np.sqrt(part.size[:, 0] * part.size[:, 1])
     coverage = np.minimum((1.0 - np.abs(across)) * half * (scale / pixel)[batch] + 0.25, 1.0)
-    normal = [outward * px[mask], outward * py[mask], towards * part.size[batch, 2] / scale[batch]]
+    normal = [outward * px, outward * py, towards * part.size[batch, 2] / scale[batch]]
     # The tube is as thick as it is wide: its front lies half a width before the plane.
     lift = np.maximum(1.0 - across * across, 0.0) * half * scale[batch] * 0.5
-    return mask, depth[mask] - lift, coverage, normal, np.full(radius.shape, part.role, np.uint8)
+    return _Hits(index, batch, depth - lift, coverage, normal, np.full(radius.shape, part.role, np.uint8))

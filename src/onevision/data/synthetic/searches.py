@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from tqdm import tqdm
 
 from onevision.data.config import SnapshotConfig
 from onevision.data.synthetic.catalogue import COLD_DAYS, DAY, END, Catalogue
@@ -29,7 +30,8 @@ CLICK_COUNTS = (0.08, 0.62, 0.22, 0.08)
 COLD_QUERY_SHARE = 0.28
 """Share of searches in the last days that photograph a cold product, once enough of them are there."""
 VIDEO_SHARE = 0.1
-_BLOCK = 512
+_BLOCK_DISTANCES = 1 << 21
+"""Distances worked out at once, which bounds memory whatever the size of the catalogue."""
 
 
 @dataclass(frozen=True)
@@ -66,15 +68,16 @@ def make_searches(
     item = _photographed(catalogue, shoppers, axes, user, time, rng)
     blocks = [
         _search_block(catalogue, shoppers.taste[user[rows]], axes, item[rows], time[rows], rng)
-        for rows in _blocks(len(user))
+        for rows in _blocks(len(user), max(1, _BLOCK_DISTANCES // len(catalogue)))
     ]
     shown, clicked, by_choice, by_looks = (np.concatenate(column) for column in zip(*blocks, strict=True))
     video = rng.random(len(user)) < VIDEO_SHARE
     return Searches(user, time, item, video, shown, clicked, by_choice, by_looks)
 
 
-def _blocks(count: int) -> Iterator[slice]:
-    return (slice(start, start + _BLOCK) for start in range(0, count, _BLOCK))
+def _blocks(count: int, step: int) -> Iterator[slice]:
+    starts = tqdm(range(0, count, step), desc="searches", unit="block", disable=None)
+    return (slice(start, start + step) for start in starts)
 
 
 def _photographed(
