@@ -55,7 +55,7 @@ class GcsEmulator:
 
     Attributes:
         calls: every request for objects so far, as `(method, path)`.
-        intercept: called with `(method, path)` before such a request is served; what it raises is the answer (`ApiError`).
+        intercept: called with `(method, path)` before such a request is served; an `ApiError` from it is the answer.
     """
 
     def __init__(self, *buckets: str) -> None:
