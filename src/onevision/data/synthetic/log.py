@@ -10,6 +10,7 @@ from onevision.data.contract import EVENT_TYPES
 from onevision.data.synthetic.catalogue import Catalogue, utc
 from onevision.data.synthetic.render import Floats
 from onevision.data.synthetic.searches import Searches
+from onevision.data.synthetic.shapes import CATEGORIES
 from onevision.data.synthetic.shoppers import Shoppers, taste_axes, visit_times
 
 BROWSE_SHARE = 0.7
@@ -109,10 +110,9 @@ def _browse_clicks(config: SnapshotConfig, catalogue: Catalogue, shoppers: Shopp
 
 def _purchases(catalogue: Catalogue, shoppers: Shoppers, clicks: Rows, rng: np.random.Generator) -> tuple[Rows, Rows]:
     """Carts, and orders of what is in a cart: more to one's taste, fewer of what is dear for its category."""
-    log_price = np.log(catalogue.price)
-    typical = np.array([np.median(log_price[catalogue.category == c]) for c in catalogue.category[clicks["item"]]])
+    typical = np.array([c.price for c in CATEGORIES])[catalogue.category[clicks["item"]]]
     taste = np.einsum("ea,ea->e", shoppers.taste[clicks["user"]], taste_axes(catalogue)[clicks["item"]])
-    pull = TASTE_PULL * taste - PRICE_PUSH * (log_price[clicks["item"]] - typical)
+    pull = TASTE_PULL * taste - PRICE_PUSH * np.log(catalogue.price[clicks["item"]] / typical)
     in_cart = rng.random(len(pull)) < _sigmoid(CART_BIAS + pull)
     carts = _later(clicks, in_cart, _CART, 15, 240, rng)
     bought = rng.random(len(carts["time"])) < _sigmoid(ORDER_BIAS + pull[in_cart])
