@@ -71,7 +71,9 @@ class Shop:
             rows += [{"query_id": f"q{n}", "system": system, "rank": rank} for n, rank in enumerate(ranks)]
         write_json(path / "metrics.json", metrics)
         pq.write_table(pa.Table.from_pylist(rows), path / "ranks.parquet")
-        return finish_artifact(path, "evaluation", parents=parents, extra={"beam_width": 64})
+        return finish_artifact(
+            path, "evaluation", parents=parents, extra={"beam_width": 64, "bootstrap_samples": 100, "seed": 7}
+        )
 
     def publish(self, inputs: dict[str, Path], store: Path | str | None = None, out: str = "bundle") -> StageReport:
         return run(

@@ -124,7 +124,8 @@ def run(
     rankings = {name: system.items for name, system in systems.items()}
     pq.write_table(ranks_table(queries, rankings, comparison.ranks, items), out / "ranks.parquet")
     write_json(out / "gallery.json", gallery(queries, rankings, items, config.gallery, seed))
-    finish_artifact(out, "evaluation", parents=parents, counts=counts, extra={"beam_width": config.beam_width})
+    settings = {"beam_width": config.beam_width, "bootstrap_samples": config.bootstrap_samples, "seed": seed}
+    finish_artifact(out, "evaluation", parents=parents, counts=counts, extra=settings)
     latencies = {name: system.latency for name, system in systems.items() if system.latency}
     latencies["image_tower"] = image_tower_latency(shop, encoder, queries, clock)
     return StageReport(

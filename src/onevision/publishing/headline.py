@@ -1,7 +1,7 @@
 """The figures that stand at the top of a report and a model card, with how sure they are.
 
 The rank of the first relevant item tells HR, MRR and NDCG of a query, so the intervals follow from `ranks.parquet`
-of an evaluation, on the same bootstrap draws for every system.
+of an evaluation: on the same bootstrap draws for every system, and the same ones as the evaluation's own tables.
 """
 
 from __future__ import annotations
@@ -45,17 +45,19 @@ class Headline:
         return next((s for s in self.systems if s.system == name), None)
 
 
-def read_headline(evaluation: Artifact, samples: int = 1000, seed: int = 0) -> Headline:
+def read_headline(evaluation: Artifact) -> Headline:
     """Figures of every system of an evaluation, in the order that they stand in."""
     ranks = pq.read_table(evaluation.file("ranks.parquet"), columns=["query_id", "system", "rank"])
     systems = list(dict.fromkeys(ranks["system"].to_pylist()))
-    queries: list[str] = sorted(set(ranks["query_id"].to_pylist()))
+    queries: list[str] = list(dict.fromkeys(ranks["query_id"].to_pylist()))
     columns = [column for system in systems for column in _columns(ranks, system, queries)]
-    intervals = mean_intervals(np.stack(columns, axis=1), samples, seed)
+    intervals = mean_intervals(
+        np.stack(columns, axis=1), evaluation.extra["bootstrap_samples"], evaluation.extra["seed"]
+    )
     width = len(METRICS)
     return Headline(
         queries=len(queries),
-        test_queries=hashlib.sha256("\n".join(queries).encode()).hexdigest()[:16],
+        test_queries=hashlib.sha256("\n".join(sorted(queries)).encode()).hexdigest()[:16],
         systems=tuple(
             SystemFigures(system, tuple(intervals[n * width : (n + 1) * width])) for n, system in enumerate(systems)
         ),

@@ -100,7 +100,7 @@ def run(
         "pruning": pruning,
         "evaluation": evaluation,
     }
-    challenger = _open_challenger(snapshot, paths, seed)
+    challenger = _open_challenger(snapshot, paths)
     champion, version = read_champion(store) if store else (None, 0)
     decision = _decide(challenger, champion, config)
     bundle = _assemble(challenger, decision, out, seed)
@@ -111,7 +111,7 @@ def run(
     return _report(bundle, decision, champion, changed, store)
 
 
-def _open_challenger(snapshot: Path, paths: Mapping[str, Path], seed: int) -> Challenger:
+def _open_challenger(snapshot: Path, paths: Mapping[str, Path]) -> Challenger:
     shop = Snapshot.open(snapshot)
     parents = {name: open_artifact(path, _KINDS[name]) for name, path in paths.items()}
     require_same_generation(*parents.values())
@@ -124,9 +124,7 @@ def _open_challenger(snapshot: Path, paths: Mapping[str, Path], seed: int) -> Ch
                 f"{artifact.identity}; a bundle is judged by its own figures. Run evaluate on the artifacts to publish."
             )
     metrics = read_json(parents["evaluation"].file(METRICS))
-    return Challenger(
-        shop, {"snapshot": shop.artifact, **parents}, metrics, read_headline(parents["evaluation"], seed=seed)
-    )
+    return Challenger(shop, {"snapshot": shop.artifact, **parents}, metrics, read_headline(parents["evaluation"]))
 
 
 def _decide(challenger: Challenger, champion: Champion | None, config: PublishingConfig) -> dict[str, Any]:
@@ -179,7 +177,7 @@ def _assemble(challenger: Challenger, decision: dict[str, Any], out: Path, seed:
         "snapshot_id": shop.snapshot_id,
         "test_queries": challenger.headline.test_queries,
         "promote": decision["promote"],
-        "beam_width": parents["evaluation"].extra.get("beam_width"),
+        "beam_width": parents["evaluation"].extra["beam_width"],
     }
     return finish_artifact(out, BUNDLE_KIND, parents=parents, counts=counts, extra=extra)
 
