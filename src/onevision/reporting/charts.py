@@ -21,6 +21,8 @@ from matplotlib.ticker import MaxNLocator
 
 PALETTE = ("#3b6fd4", "#d9792b", "#2f9e6e", "#a45bc4", "#c94a4a", "#7f8c9a", "#b8952f", "#3aa3b8")
 INK, SOFT, GRID = "#1c2430", "#5b6675", "#dfe4ea"
+_WIDEST = 9.8
+"""Inches that fit a page of 1000 pixels without being scaled down."""
 _DARK = {INK: "#e4e8ee", SOFT: "#9aa5b3", GRID: "#333d49"}
 _STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
@@ -81,7 +83,7 @@ def bar_panels(
 ) -> str:
     """SVG of one panel of bars a name, side by side, such as the items on each code of every level."""
     with _style():
-        canvas, all_axes = _panels(max(len(panels), 1), width=max(3.6, 2.6 * len(panels)), height=2.6)
+        canvas, all_axes = _panels(max(len(panels), 1), width=max(3.6, min(2.6 * len(panels), _WIDEST)), height=2.6)
         for axes, (name, heights) in zip(all_axes, panels.items(), strict=False):
             axes.bar(range(len(heights)), list(heights), width=1.0 if len(heights) > 20 else 0.8, color=PALETTE[0])
             axes.set_title(name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from markupsafe import Markup
 
 TEMPLATES = Path(__file__).parent / "templates"
 NOTHING = "\N{EN DASH}"
+_NUMBER = re.compile(r"[-+]?[\d.,]+ ?(%|\*|\[[-\d., ]+\]( \*)?)?$")
+_INTERVAL = re.compile(r"([-+]?[\d.]+) (\[[-\d., ]+\])( \*)?$")
 
 
 def render(template: str, **context: Any) -> str:
@@ -59,8 +62,22 @@ def _format_float(value: float) -> str:
 
 
 def _numeric_columns(rows: list[list[Any]], columns: int) -> list[bool]:
-    """Which columns hold a number in any row: those are set to the right."""
-    return [any(isinstance(row[c], (int, float)) for row in rows if c < len(row)) for c in range(columns)]
+    """Which columns hold numbers (as such or written out, with an interval perhaps): those are set to the right."""
+    cells = [[row[c] for row in rows if c < len(row) and row[c] not in (None, "")] for c in range(columns)]
+    return [bool(column) and all(_is_number(cell) for cell in column) for column in cells]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) or (isinstance(value, str) and bool(_NUMBER.match(value)))
+
+
+def _cell(value: Any) -> str | Markup:
+    """A table's cell; the interval of `43.1 [40.9, 45.2]` goes below its value, in small."""
+    text = format_value(value)
+    found = _INTERVAL.match(text)
+    return (
+        Markup('{}{}<br><small class="soft">{}</small>').format(found[1], found[3] or "", found[2]) if found else text
+    )
 
 
 def _label(name: str) -> str:
@@ -79,7 +96,12 @@ def _environment() -> jinja2.Environment:
         keep_trailing_newline=True,
     )
     environment.filters.update(
-        value=format_value, seconds=format_seconds, label=_label, svg_uri=svg_uri, numeric_columns=_numeric_columns
+        value=format_value,
+        cell=_cell,
+        seconds=format_seconds,
+        label=_label,
+        svg_uri=svg_uri,
+        numeric_columns=_numeric_columns,
     )
     environment.globals["style"] = Markup((TEMPLATES / "style.css").read_text())
     return environment
