@@ -20,6 +20,6 @@ class PairingConfig(Section):
     max_co_click_pairs_per_item: int = Field(10, ge=0)
     max_pairs_per_item: int = Field(24, ge=1, description="same-item pairs kept an item")
     duplicate_hash_bits: int = Field(
-        2, ge=0, le=64, description="pictures of one item whose perceptual hashes differ by no more are one picture"
+        4, ge=0, le=64, description="pictures of one item whose perceptual hashes differ by no more may be near copies"
     )
     max_clicks_per_minute: float = Field(30.0, gt=0, description="faster users are bots; their events are dropped")

@@ -14,7 +14,7 @@ from onevision.data.contract import TABLES, TIMESTAMP
 from onevision.data.snapshot import Snapshot
 from onevision.errors import ContractError
 from onevision.pairing.config import PairingConfig
-from onevision.pairing.duplicates import copy_groups, follow_held_out, hash_pictures, representatives
+from onevision.pairing.duplicates import copy_groups, fingerprints, follow_held_out, representatives
 from onevision.pairing.mining import KINDS, LOG, OUTCOMES, QUERIES, RULES, SEARCHES, SOURCES
 from onevision.pairing.splits import PICTURES, RANKED_PICTURES, SETTLED_PICTURES, SPLITS, TimeSplit, split_names
 
@@ -92,7 +92,8 @@ class PairTables:
         ranked = self._fetch(RANKED_PICTURES)
         ids = ranked["image_id"].to_pylist()
         split, held_out = ranked["split"].to_numpy(), ranked["held_out"].to_numpy()
-        groups = copy_groups(hash_pictures(self._snapshot.images, ids), ranked["item_id"].to_pylist(), self._bits)
+        hashes, thumbnails = fingerprints(self._snapshot.images, ids)
+        groups = copy_groups(hashes, thumbnails, ranked["item_id"].to_pylist(), self._bits)
         split = follow_held_out(split, held_out, groups)
         stand_in = np.array(ids, dtype=object)[representatives(groups, split == 0)]
         settled = {"image_id": ids, "split": split, "representative": pa.array(stand_in, pa.string())}

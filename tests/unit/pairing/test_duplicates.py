@@ -6,11 +6,18 @@ import io
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 from support.snapshots import draw_picture
 
 from onevision.data.images import ImageError, ImageStore, ImageStoreWriter, decode_image
-from onevision.pairing.duplicates import copy_groups, difference_hash, follow_held_out, hash_pictures, representatives
+from onevision.pairing.duplicates import (
+    copy_groups,
+    difference_hash,
+    fingerprints,
+    follow_held_out,
+    representatives,
+    thumbnail,
+)
 
 
 def picture_hash(data: bytes) -> int:
@@ -40,23 +47,53 @@ def test_hash_stands_scaling_and_recompression_and_tells_pictures_apart() -> Non
     assert min(others) > 10
 
 
+def patterns(count: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (count, 216)).astype(np.uint8)
+
+
 def test_groups_stay_within_an_item_and_chain_near_copies() -> None:
     hashes = np.array([0b0000, 0b0011, 0b1111, 0b0000, 0xFF << 40], dtype=np.uint64)
-    groups = copy_groups(hashes, ["a", "a", "a", "b", "a"], bits=2)
+    same = np.repeat(patterns(1), 5, axis=0)
+    groups = copy_groups(hashes, same, ["a", "a", "a", "b", "a"], bits=2)
     assert groups[0] == groups[1] == groups[2], "the middle one is two bits from either"
     assert len({groups[0], groups[3], groups[4]}) == 3
-    assert len(set(copy_groups(hashes, ["a", "a", "a", "b", "a"], bits=1))) == 5
+    assert len(set(copy_groups(hashes, same, ["a", "a", "a", "b", "a"], bits=1))) == 5
 
 
-def test_pictures_of_nothing_known_are_copies_only_when_equal() -> None:
+def test_equal_hash_without_equal_colours_is_no_copy() -> None:
+    one, other = patterns(2)
+    brighter = (one * 0.8 + 20).astype(np.uint8)
+    groups = copy_groups(np.zeros(3, dtype=np.uint64), np.stack([one, other, brighter]), ["a"] * 3, bits=64)
+    assert groups[0] == groups[2]
+    assert groups[0] != groups[1]
+
+
+def test_colour_variants_on_white_are_no_copies_but_a_recompressed_one_is() -> None:
+    def vase(colour: str) -> bytes:
+        picture = Image.new("RGB", (96, 96), "white")
+        ImageDraw.Draw(picture).ellipse((30, 20, 66, 80), fill=colour)
+        stream = io.BytesIO()
+        picture.save(stream, "JPEG", quality=95)
+        return stream.getvalue()
+
+    stream = io.BytesIO()
+    Image.open(io.BytesIO(vase("#c03030"))).save(stream, "JPEG", quality=50)
+    pictures = [decode_image(data, 32) for data in (vase("#c03030"), vase("#3060c0"), stream.getvalue())]
+    hashes = np.array([difference_hash(p) for p in pictures], dtype=np.uint64)
+    groups = copy_groups(hashes, np.stack([thumbnail(p) for p in pictures]), ["vase"] * 3, bits=4)
+    assert groups[0] == groups[2]
+    assert groups[0] != groups[1]
+
+
+def test_pictures_of_nothing_known_are_copies_only_when_their_hashes_are_equal() -> None:
     hashes = np.array([7, 6, 7, 7], dtype=np.uint64)
-    groups = copy_groups(hashes, [None, None, None, "a"], bits=2)
+    groups = copy_groups(hashes, np.repeat(patterns(1), 4, axis=0), [None, None, None, "a"], bits=2)
     assert groups[0] == groups[2]
     assert len(set(groups)) == 3
 
 
-def test_many_equal_pictures_need_no_pair_of_each_with_each() -> None:
-    groups = copy_groups(np.zeros(100_000, dtype=np.uint64), [None] * 100_000, bits=2)
+def test_many_equal_pictures_need_no_comparison_of_each_with_each() -> None:
+    groups = copy_groups(np.zeros(30_000, np.uint64), np.zeros((30_000, 216), np.uint8), ["a"] * 30_000, bits=2)
     assert set(groups) == {groups[0]}
 
 
@@ -77,4 +114,4 @@ def test_picture_that_does_not_decode_is_named(tmp_path) -> None:
     with ImageStoreWriter(tmp_path) as writer:
         writer.add("broken", b"no picture")
     with pytest.raises(ImageError, match=r"'broken'.*validate"):
-        hash_pictures(ImageStore(tmp_path), ["broken"])
+        fingerprints(ImageStore(tmp_path), ["broken"])
