@@ -29,8 +29,9 @@ def contact_sheet(catalogue: Catalogue, size: int, seed: int) -> Figure:
     pictures = np.stack([np.asarray(Image.open(io.BytesIO(jpeg))) for jpeg in jpegs])
     columns = LOOK_ALIKES + len(VIEWS_OF_FIRST)
     grid = pictures.reshape(len(CATEGORIES), columns, size, size, 3).transpose(0, 2, 1, 3, 4)
+    sheet = Image.fromarray(np.ascontiguousarray(grid.reshape(len(CATEGORIES) * size, columns * size, 3)))
     stream = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(grid.reshape(len(CATEGORIES) * size, columns * size, 3))).save(stream, "PNG")
+    sheet.quantize(256).save(stream, "PNG", optimize=True)
     return Figure(
         "The shop",
         "png",
