@@ -23,7 +23,7 @@ from onevision.runs import LINKS, Run
 from onevision.stages import STAGES
 
 MAX_BYTES = 5_000_000
-_TRAINING = ("align", "train-vrq", "sft", "align-preferences")
+_TRAINING = ("align", "sft", "align-preferences")
 
 
 @dataclass(frozen=True)
@@ -138,11 +138,14 @@ def _page(run: RunSummary, *, with_detail_figures: bool) -> str:
     states = _states(run, reports.of)
     shop = _snapshot(run)
     evaluation, pairs = run.artifacts.get("evaluate"), run.artifacts.get("pair")
+    headline = headline_section(evaluation) if evaluation else None
+    if headline:
+        reports.taken.add(("evaluate", headline["figure"].title))
     sections = {
-        "headline": headline_section(evaluation) if evaluation else None,
-        "validation": {"tables": reports.tables("validate")},
+        "headline": headline,
+        "data": {"figures": reports.figures(SOURCE), "tables": reports.tables("validate")},
         "pairs": {"figures": reports.figures("pair"), "tables": reports.tables("pair")} if pairs else None,
-        "codes": codes_section(run.artifacts, reports.of),
+        "codes": codes_section(run.artifacts, reports.of, reports.figures("train-vrq")),
         "gallery": gallery_section(evaluation, shop) if evaluation and shop else None,
         "measures": {"tables": reports.tables("evaluate"), "figures": reports.figures("evaluate")},
         "pruning": {"tables": reports.tables("calibrate-pruning"), "figures": reports.figures("calibrate-pruning")},

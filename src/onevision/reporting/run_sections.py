@@ -70,23 +70,16 @@ def headline_section(evaluation: Path) -> dict[str, Any]:
     }
 
 
-def codes_section(artifacts: Mapping[str, Path], reports: Mapping[str, StageReport]) -> dict[str, Any]:
-    """Items on each code of every level, and what VRQ gains over residual k-means."""
-    figures, tables = [], []
-    if "assign-ids" in artifacts:
-        figures.append(_code_use(artifacts["assign-ids"]))
-    if "train-vrq" in reports:
-        metrics = reports["train-vrq"].metrics
-        figures += [
-            _agreement(metrics, prefix, title)
-            for prefix, title in (
-                ("vc", "Code agreement between photo and product"),
-                ("cold_vc", "The same, for products never trained on"),
-            )
-            if f"vrq/{prefix}@1" in metrics
-        ]
-        tables.append(_encoding_table(metrics))
-    return {"figures": figures, "tables": tables}
+def codes_section(
+    artifacts: Mapping[str, Path], reports: Mapping[str, StageReport], figures: list[Figure]
+) -> dict[str, Any]:
+    """Items on each code of every level, the quantiser's own `figures`, and how it does on products never seen."""
+    shown = [_code_use(artifacts["assign-ids"])] if "assign-ids" in artifacts else []
+    shown += figures
+    metrics = reports["train-vrq"].metrics if "train-vrq" in reports else {}
+    if "vrq/cold_vc@1" in metrics:
+        shown.append(_cold_agreement(metrics))
+    return {"figures": shown, "tables": [_encoding_table(metrics)] if metrics else []}
 
 
 def gallery_section(evaluation: Path, shop: Snapshot) -> list[dict[str, Any]]:
@@ -131,10 +124,11 @@ def _code_use(semantic_ids: Path) -> Figure:
     return Figure("Items on each code", "svg", chart, "Items whose semantic ID has the code, the most used code first.")
 
 
-def _agreement(metrics: Mapping[str, float], prefix: str, title: str) -> Figure:
-    levels = sorted(int(name.rpartition("@")[2]) for name in metrics if name.startswith(f"vrq/{prefix}@"))
-    series = {name: [100 * metrics[f"{name}/{prefix}@{level}"] for level in levels] for name in _QUANTIZERS}
-    chart = grouped_bars([f"VC@{level}" for level in levels], series, title=title, y_label="percent")
+def _cold_agreement(metrics: Mapping[str, float]) -> Figure:
+    prefix, title = "cold_vc@", "Code agreement for products never trained on"
+    levels = sorted(int(name.rpartition("@")[2]) for name in metrics if name.startswith(f"vrq/{prefix}"))
+    series = {name: [metrics[f"{name}/{prefix}{level}"] for level in levels] for name in _QUANTIZERS}
+    chart = grouped_bars([f"VC@{level}" for level in levels], series, title=title, y_label="held-out photos")
     return Figure(title, "svg", chart, "VC@l: share of held-out photos that have their product's first l codes.")
 
 

@@ -80,6 +80,11 @@ def _cell(value: Any) -> str | Markup:
     )
 
 
+def _breakable(text: str) -> Markup:
+    """A long name that may wrap after its underscores."""
+    return Markup("_<wbr>").join(str(text).split("_"))
+
+
 def _label(name: str) -> str:
     """`items_quarantined` -> `items quarantined`."""
     return name.replace("_", " ")
@@ -98,6 +103,7 @@ def _environment() -> jinja2.Environment:
     environment.filters.update(
         value=format_value,
         cell=_cell,
+        breakable=_breakable,
         seconds=format_seconds,
         label=_label,
         svg_uri=svg_uri,
