@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,12 @@ def make_tables(
     seed: int = 0, items: int = 24, users: int = 12, days: int = 12, queries: int = 80
 ) -> tuple[Tables, Images]:
     """The tiny shop's tables in the contract's schemas, and its pictures as (image_id, JPEG bytes)."""
+    tables, images = _make(seed, items, users, days, queries)
+    return dict(tables), list(images)
+
+
+@cache
+def _make(seed: int, items: int, users: int, days: int, queries: int) -> tuple[Tables, Images]:
     rng = np.random.default_rng(seed)
     start = AS_OF - timedelta(days=days)
     cold_items, cold_users = max(1, items // 8), 2

@@ -59,6 +59,14 @@ def pair(tmp_path: Path) -> Runner:
     return go
 
 
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Pairs:
+    """The tiny shop as it is, paired with exact hashes."""
+    folder = tmp_path_factory.mktemp("plain")
+    save_snapshot(folder / "snapshot", *make_tables())
+    return Pairs(folder / "pairs", run(snapshot=folder / "snapshot", out=folder / "pairs", config=EXACT, seed=7))
+
+
 def with_rows(tables: Tables, name: str, rows: list[dict]) -> Tables:
     """The tables with rows appended to one of them."""
     return tables | {name: pa.concat_tables([tables[name], pa.Table.from_pylist(rows, tables[name].schema)])}
@@ -93,9 +101,9 @@ def item_photographed_on_both_sides(tables: Tables) -> str:
     return next(i for i in items if photos(tables, i, before=TRAIN_END) and photos(tables, i, after=AS_OF - 4 * DAY))
 
 
-def test_queries_are_split_by_time_and_hold_what_came_of_them(pair: Runner) -> None:
-    tables, images = make_tables()
-    result = pair(tables, images)
+def test_queries_are_split_by_time_and_hold_what_came_of_them(plain: Pairs) -> None:
+    tables, _ = make_tables()
+    result = plain
     borders = read_json(result.out / "splits.json")
     assert borders["train_end"] == TRAIN_END.isoformat()
     assert borders["validation_end"] == (AS_OF - 4 * DAY).isoformat()
@@ -120,9 +128,9 @@ def test_queries_are_split_by_time_and_hold_what_came_of_them(pair: Runner) -> N
         assert query["personal"] == (query["clicked"][0] != query["photographed_item"])
 
 
-def test_cold_items_and_users_are_those_that_training_has_not_seen(pair: Runner) -> None:
-    tables, images = make_tables()
-    queries = pair(tables, images).queries
+def test_cold_items_and_users_are_those_that_training_has_not_seen(plain: Pairs) -> None:
+    tables, _ = make_tables()
+    queries = plain.queries
     created = tables["items"].to_pandas().set_index("item_id")["created_at"]
     assert (queries["cold_item"] == (queries["photographed_item"].map(created) >= TRAIN_END)).all()
     events = tables["events"].to_pandas()
@@ -144,18 +152,18 @@ def test_training_pairs_hold_nothing_of_the_held_out_days(pair: Runner) -> None:
     assert "catalogue_cold" in result.split.values()
 
 
-def test_held_out_days_cannot_change_training_pairs(pair: Runner) -> None:
+def test_held_out_days_cannot_change_training_pairs(pair: Runner, plain: Pairs) -> None:
     tables, images = make_tables()
     past_events = tables["events"].filter(pa.compute.less(tables["events"]["ts"], pa.scalar(TRAIN_END)))
     past = tables | {"events": past_events}
-    pd.testing.assert_frame_equal(pair(tables, images).pairs, pair(past, images).pairs)
+    pd.testing.assert_frame_equal(plain.pairs, pair(past, images).pairs)
 
 
-def test_near_copy_of_a_test_photo_is_in_no_training_pair_and_no_training_query(pair: Runner) -> None:
+def test_near_copy_of_a_test_photo_is_in_no_training_pair_and_no_training_query(pair: Runner, plain: Pairs) -> None:
     tables, images = make_tables()
     item = item_photographed_on_both_sides(tables)
     old, new = photos(tables, item, before=TRAIN_END)[0], photos(tables, item, after=AS_OF - 4 * DAY)[0]
-    assert old in pair(tables, images).pictures
+    assert old in plain.pictures
     copied = replace_picture(images, old, recompress(dict(images)[new]))
     result = pair(tables, copied, PairingConfig(duplicate_hash_bits=2))
     assert old not in result.pictures
@@ -187,24 +195,21 @@ def test_photo_sent_again_in_the_test_days_leaves_training(pair: Runner) -> None
     assert set(result.queries[result.queries["image_id"] == old]["split"]) == {"test"}
 
 
-def test_act_after_the_end_of_training_is_no_label_of_a_training_query(pair: Runner) -> None:
+def test_act_after_the_end_of_training_is_no_label_of_a_training_query(pair: Runner, plain: Pairs) -> None:
     tables, images = make_tables()
-    before = pair(tables, images)
-    query = before.queries.query("split == 'train'").iloc[-1]
+    query = plain.queries.query("split == 'train'").iloc[-1]
     late = event("zz", TRAIN_END + DAY, "order", query["photographed_item"], user_id=query["user_id"])
     late |= {"query_id": query["query_id"], "query_image_id": query["image_id"], "position": 1}
     after = pair(with_rows(tables, "events", [late]), images)
     kept = after.queries.set_index("query_id").loc[query["query_id"]]
     assert list(kept["ordered"]) == list(query["ordered"])
-    pd.testing.assert_frame_equal(before.pairs, after.pairs)
+    pd.testing.assert_frame_equal(plain.pairs, after.pairs)
 
 
-def test_photo_is_paired_with_each_catalogue_view_once_under_the_strongest_act(pair: Runner) -> None:
-    tables, images = make_tables()
-    result = pair(tables, images)
-    query = next(q for q in result.queries.query("split == 'train'").to_dict("records") if len(q["ordered"]))
+def test_photo_is_paired_with_each_catalogue_view_once_under_the_strongest_act(plain: Pairs) -> None:
+    query = next(q for q in plain.queries.query("split == 'train'").to_dict("records") if len(q["ordered"]))
     item = query["ordered"][0]
-    mine = result.pairs[(result.pairs["image_a"] == query["image_id"]) & (result.pairs["item_b"] == item)]
+    mine = plain.pairs[(plain.pairs["image_a"] == query["image_id"]) & (plain.pairs["item_b"] == item)]
     mine = mine[mine["kind"] != "same_item"]
     assert sorted(zip(mine["kind"], mine["view_b"], mine["weight"], strict=True)) == [
         ("query_order", "main", 2.0),
@@ -230,9 +235,9 @@ def test_co_click_weight_is_the_cosine_of_visits(pair: Runner) -> None:
     )
 
 
-def test_click_across_departments_makes_no_pair(pair: Runner) -> None:
+def test_click_across_departments_makes_no_pair(pair: Runner, plain: Pairs) -> None:
     tables, images = make_tables()
-    query = pair(tables, images).queries.query("split == 'train' and photographed_item == 'i000'").iloc[0]
+    query = plain.queries.query("split == 'train' and photographed_item == 'i000'").iloc[0]
     acts = [("near", "i005"), ("far", "i002")]  # c0 and c1 share d0; c2 is in d1
     rows = [
         event(name, query["ts"] + DAY / 1440, "click", item, user_id=query["user_id"])
@@ -246,11 +251,10 @@ def test_click_across_departments_makes_no_pair(pair: Runner) -> None:
     assert result.report.counts["pairs_dropped_category"] >= 2
 
 
-def test_near_copies_of_a_photo_count_as_one(pair: Runner) -> None:
+def test_near_copies_of_a_photo_count_as_one(pair: Runner, plain: Pairs) -> None:
     tables, images = make_tables()
     item = next(i for i in tables["items"]["item_id"].to_pylist() if len(photos(tables, i, before=TRAIN_END)) > 1)
     first, second = photos(tables, item, before=TRAIN_END)[:2]
-    plain = pair(tables, images)
     assert {first, second} <= plain.pictures
     result = pair(tables, replace_picture(images, second, dict(images)[first]))
     assert first in result.pictures
@@ -259,28 +263,27 @@ def test_near_copies_of_a_photo_count_as_one(pair: Runner) -> None:
     assert result.report.counts["pairs_dropped_near_duplicate"] > 0
 
 
-def test_bots_and_users_older_than_their_account_leave_queries_and_pairs(pair: Runner) -> None:
+def test_bots_and_users_older_than_their_account_leave_queries_and_pairs(pair: Runner, plain: Pairs) -> None:
     tables, images = make_tables()
     start = AS_OF - 11 * DAY
     rush = [event(f"bot{n:02d}", start + n * timedelta(seconds=1), "click", "i000", user_id="u03") for n in range(31)]
     early = event("early", AS_OF - 11 * DAY, "click", "i000", user_id="u10")
-    calm = pair(tables, images)
     for rows, user in ((rush, "u03"), ([early], "u10")):
         result = pair(with_rows(tables, "events", rows), images)
-        assert user in set(calm.queries["user_id"])
+        assert user in set(plain.queries["user_id"])
         assert user not in set(result.queries["user_id"])
         assert result.report.counts["events_of_bots_or_impossible_users"] >= len(rows)
-    assert calm.report.counts["events_of_bots_or_impossible_users"] == 0
+    assert plain.report.counts["events_of_bots_or_impossible_users"] == 0
     result = pair(with_rows(tables, "events", rush), images)
     assert result.report.counts["pairs_dropped_bot"] > 0
 
 
-def test_user_who_turns_bot_in_the_test_days_was_a_shopper_in_training(pair: Runner) -> None:
+def test_user_who_turns_bot_in_the_test_days_was_a_shopper_in_training(pair: Runner, plain: Pairs) -> None:
     tables, images = make_tables()
     start = AS_OF - DAY
     rush = [event(f"bot{n:02d}", start + n * timedelta(seconds=1), "click", "i000", user_id="u03") for n in range(31)]
-    before, after = pair(tables, images), pair(with_rows(tables, "events", rush), images)
-    pd.testing.assert_frame_equal(before.pairs, after.pairs)
+    after = pair(with_rows(tables, "events", rush), images)
+    pd.testing.assert_frame_equal(plain.pairs, after.pairs)
     assert "test" not in set(after.queries.query("user_id == 'u03'")["split"])
 
 

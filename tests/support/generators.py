@@ -1,0 +1,106 @@
+"""A tiny random generator with its catalogue, for tests of modelling, decoding and preference."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from onevision.artifacts import Artifact
+from onevision.features.queries import QuerySet
+from onevision.generator.configuration import GeneratorConfig
+from onevision.generator.modelling import Generator
+from onevision.quantization.residual import ResidualKMeans
+from onevision.semantic_ids.catalogue import Catalogue
+from onevision.semantic_ids.trie import Trie
+
+DIM, TOKENS, TOKEN_DIM, CATEGORIES = 8, 9, 12, 3
+
+
+def make_catalogue(items: int = 40, seed: int = 0) -> tuple[Catalogue, ResidualKMeans]:
+    """Random unit vectors as items, with semantic IDs by residual k-means; some share an ID."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(items, DIM)).astype(np.float32)
+    x[items // 2 :: 7] = x[items // 2 - 1]
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    quantizer = ResidualKMeans(DIM, (5, 4), opq_subspaces=2, opq_size=3).fit(x, seed=seed)
+    codes = quantizer.encode(x)
+    trie, bucket = Trie.build(codes)
+    ids = [f"i{n:03d}" for n in range(items)]
+    table = pa.table(
+        {"item_id": ids, "category_id": [f"c{n % 3}" for n in range(items)], "department_id": ["d"] * items}
+    )
+    catalogue = Catalogue(
+        Artifact(Path(), "semantic_ids", "test"),
+        ids,
+        codes,
+        bucket,
+        np.r_[0, np.bincount(bucket).cumsum()],
+        np.argsort(bucket, kind="stable"),
+        x,
+        x,
+        np.arange(items),
+        trie,
+        table,
+    )
+    return catalogue, quantizer
+
+
+def make_generator(quantizer: ResidualKMeans, seed: int = 0) -> Generator:
+    """Random weights, large enough that beams differ."""
+    torch.manual_seed(seed)
+    config = GeneratorConfig(
+        d_model=16,
+        heads=2,
+        feedforward=32,
+        history_length=4,
+        long_history_length=6,
+        token_dim=TOKEN_DIM,
+        image_tokens=TOKENS,
+        categories=CATEGORIES,
+        segments=["new", "old"],
+        quantizer=quantizer.settings(),
+        generation="test",
+    )
+    model = Generator(config)
+    model.quantizer.load_state_dict(quantizer.state_dict())
+    for parameter in model.parameters():
+        if parameter.requires_grad and parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=0.3)
+    return model.eval()
+
+
+def make_queries(catalogue: Catalogue, count: int = 6, seed: int = 0) -> QuerySet:
+    """Random queries with histories of different lengths."""
+    rng = np.random.default_rng(seed)
+    embedding = catalogue.embedding[rng.integers(0, len(catalogue.item_ids), count)] + 0.2 * rng.normal(
+        size=(count, DIM)
+    )
+    embedding = (embedding / np.linalg.norm(embedding, axis=1, keepdims=True)).astype(np.float32)
+
+    def lists(longest: int) -> list[list[str]]:
+        return [[str(i) for i in rng.choice(catalogue.item_ids, n % (longest + 1))] for n in range(count)]
+
+    return QuerySet(
+        query_id=[f"q{n}" for n in range(count)],
+        user_id=[f"u{n}" for n in range(count)],
+        image_id=[f"p{n}" for n in range(count)],
+        image_row=np.arange(count),
+        embedding=embedding,
+        category=rng.dirichlet(np.ones(CATEGORIES), count).astype(np.float16),
+        tokens=rng.normal(size=(count, TOKENS, TOKEN_DIM)).astype(np.float16),
+        recent_clicked=lists(6),
+        recent_searched=lists(3),
+        recent_ordered=lists(2),
+        long_history=lists(9),
+        segment=["new", "old", None, "unseen", "new", "old"][:count] + [None] * max(0, count - 6),
+        clicked=[[str(i)] for i in rng.choice(catalogue.item_ids, count)],
+        ordered=[[] for _ in range(count)],
+        shown=[[str(i) for i in rng.choice(catalogue.item_ids, 5, replace=False)] for _ in range(count)],
+        photographed=[None] * count,
+        cold_item=np.zeros(count, bool),
+        cold_user=np.zeros(count, bool),
+        personal=np.zeros(count, bool),
+    )
