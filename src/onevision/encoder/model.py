@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -134,6 +135,6 @@ class Encoder(nn.Module):
             raw = json.loads((folder / "config.json").read_text())
             model = cls(EncoderConfig.model_validate(raw["encoder"]), raw["categories"])
             model.load_state_dict(load_file(folder / "model.safetensors"))
-        except (OSError, KeyError, ValueError, RuntimeError) as error:
+        except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
             raise ArtifactError(f"{folder}: not an encoder of this library ({error})") from None
         return model.eval()

@@ -89,23 +89,37 @@ class Batch(NamedTuple):
 
 
 def batches(views: TrainingViews, config: EncoderConfig, rng: np.random.Generator) -> Iterator[Batch]:
-    """Endless P x K batches; every product is drawn once an epoch (a cut-off last batch is carried over)."""
+    """Endless P x K batches of one size; every product is drawn once an epoch.
+
+    A product with fewer views leaves room for another; the last one may be cut short.
+    """
+    available = sum(
+        min(config.views_per_item, len(c) + len(s)) for c, s in zip(views.catalogue, views.shopper, strict=True)
+    )
+    size = min(config.items_per_batch * config.views_per_item, available)
     queue: list[int] = []
-    size = min(config.items_per_batch, len(views.items))
-    seeds = max(1, round(size / (1 + config.click_pair_share)))
     while True:
-        if len(queue) < seeds:
-            queue += rng.permutation(len(views.items)).tolist()
-        chosen, queue = queue[:seeds], queue[seeds:]
-        with_clicks = [n for n in chosen if n in views.neighbours]
-        rng.shuffle(with_clicks)
-        for n in with_clicks[: size - seeds]:
-            candidates, probability = views.neighbours[n]
-            chosen.append(int(rng.choice(candidates, p=probability)))
-        products = list(dict.fromkeys(chosen))
-        drawn = [_draw(views.catalogue[n], views.shopper[n], config.views_per_item, rng) for n in products]
-        product = torch.tensor(np.repeat(products, [len(d) for d in drawn]))
-        yield Batch(np.concatenate(drawn), product, _affinity(product, views, config.click_affinity))
+        drawn: dict[int, NDArray[np.int64]] = {}
+        rows = 0
+        while rows < size:
+            if not queue:
+                queue = rng.permutation(len(views.items)).tolist()
+            product = queue.pop()
+            for n in (product, _clicked(product, views, config.click_pair_share, rng)):
+                if n is not None and n not in drawn:
+                    drawn[n] = _draw(views.catalogue[n], views.shopper[n], config.views_per_item, rng)[: size - rows]
+                    rows += len(drawn[n])
+        product_numbers = torch.tensor(np.repeat(list(drawn), [len(d) for d in drawn.values()]))
+        affinity = _affinity(product_numbers, views, config.click_affinity)
+        yield Batch(np.concatenate(list(drawn.values())), product_numbers, affinity)
+
+
+def _clicked(product: int, views: TrainingViews, share: float, rng: np.random.Generator) -> int | None:
+    """A product that was clicked for photos of this one, in `share` of the cases."""
+    if product not in views.neighbours or rng.random() >= share:
+        return None
+    candidates, probability = views.neighbours[product]
+    return int(rng.choice(candidates, p=probability))
 
 
 def _draw(

@@ -14,6 +14,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -172,7 +173,7 @@ class ResidualQuantizer(nn.Module):
         try:
             model = cls.from_settings(json.loads((folder / "config.json").read_text()))
             model.load_state_dict(load_file(folder / "model.safetensors"))
-        except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
             raise ArtifactError(f"{folder}: not a quantiser of this library ({error})") from None
         return model.eval()
 

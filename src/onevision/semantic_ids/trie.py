@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -107,5 +108,5 @@ class Trie:
                 [tensors[f"offsets_{level}"] for level in range(length)],
                 [tensors[f"codes_{level}"] for level in range(length)],
             )
-        except (OSError, KeyError, ValueError) as error:
+        except (OSError, KeyError, ValueError, SafetensorError) as error:
             raise ArtifactError(f"{path}: not a trie of this library ({error})") from None

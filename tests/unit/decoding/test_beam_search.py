@@ -1,0 +1,137 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.generators import make_catalogue, make_generator, make_queries
+
+from onevision.decoding.beam import beam_search
+from onevision.decoding.ranker import GeneratorRanker
+from onevision.generator.prompts import PromptBuilder
+from onevision.semantic_ids.trie import Trie
+
+CATALOGUE, QUANTIZER = make_catalogue()
+QUERIES = make_queries(CATALOGUE)
+
+
+@torch.inference_mode()
+def exhaustive(model, memory, sids: np.ndarray) -> torch.Tensor:  # type: ignore[no-untyped-def]
+    """log pi of every semantic ID for every query, (B, leaves)."""
+    targets = torch.from_numpy(sids)
+    return torch.stack(
+        [model.log_probability(memory, sid.expand(len(memory.mask), -1).contiguous()) for sid in targets],
+        1,
+    )
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.integers(0, 10_000))
+def test_a_beam_as_wide_as_the_catalogue_equals_scoring_every_item(seed: int) -> None:
+    catalogue, quantizer = make_catalogue(seed=seed)
+    model = make_generator(quantizer, seed)
+    queries = make_queries(catalogue, seed=seed)
+    memory = model.read(PromptBuilder(model.config, catalogue).build(queries))
+    beams = beam_search(model, memory, catalogue.trie, catalogue.trie.leaves)
+    every = exhaustive(model, memory, catalogue.trie.sids())
+    expected, order = every.sort(dim=1, descending=True, stable=True)
+    torch.testing.assert_close(beams.scores, expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(every.gather(1, beams.leaves), expected, atol=1e-4, rtol=1e-4)
+    assert (beams.leaves.sort(1).values == torch.arange(catalogue.trie.leaves)).all()
+    np.testing.assert_array_equal(catalogue.trie.sids()[beams.leaves.numpy()], beams.codes.numpy())
+    assert order.shape == beams.leaves.shape
+
+
+def test_a_narrow_beam_equals_a_reference_search_in_plain_python() -> None:
+    model = make_generator(QUANTIZER, 1)
+    memory = model.read(PromptBuilder(model.config, CATALOGUE).build(QUERIES))
+    beams = beam_search(model, memory, CATALOGUE.trie, 3)
+    sids = [tuple(s) for s in CATALOGUE.trie.sids().tolist()]
+    for q in range(len(QUERIES)):
+        live: list[tuple[float, tuple[int, ...]]] = [(0.0, ())]
+        for level in range(len(sids[0])):
+            candidates = []
+            for score, prefix in live:
+                target = torch.tensor([[*prefix, *[0] * (len(sids[0]) - level)]])
+                one = type(memory)(
+                    [(k[q : q + 1], v[q : q + 1]) for k, v in memory.keys_values],
+                    *(getattr(memory, n)[q : q + 1] for n in ("mask", "point", "kept", "category_logits")),
+                )
+                with torch.inference_mode():
+                    log_p = model.logits(one, target)[level][0].log_softmax(-1)
+                allowed = {s[level] for s in sids if s[:level] == prefix}
+                candidates += [(score + log_p[c].item(), (*prefix, c)) for c in allowed]
+            live = sorted(candidates, key=lambda c: (-c[0], c[1]))[:3]
+        assert beams.codes[q].tolist() == [list(s) for _, s in live]
+        np.testing.assert_allclose(beams.scores[q].numpy(), [s for s, _ in live], atol=1e-4)
+
+
+def test_beams_beyond_the_catalogue_do_not_exist() -> None:
+    model = make_generator(QUANTIZER)
+    trie, _ = Trie.build(CATALOGUE.codes[:2])
+    memory = model.read(PromptBuilder(model.config, CATALOGUE).build(QUERIES))
+    beams = beam_search(model, memory, trie, 10)
+    assert beams.leaves.shape[1] == trie.leaves
+
+
+def test_dead_beams_stay_dead() -> None:
+    """Where prefixes are of unequal width a query has fewer live beams; the rest is marked, not opened."""
+    model = make_generator(QUANTIZER)
+    trie, _ = Trie.build(np.array([[0, 0, 0, 0], [1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0]]))
+    memory = model.read(PromptBuilder(model.config, CATALOGUE).build(QUERIES))
+    beams = beam_search(model, memory, trie, 3)
+    live = beams.leaves >= 0
+    assert (beams.scores[live] > -torch.inf).all()
+    assert (beams.scores[~live] == -torch.inf).all()
+    assert all(len(set(row[row >= 0].tolist())) == (row >= 0).sum() for row in beams.leaves)
+
+
+def test_equal_scores_go_to_the_smaller_leaf() -> None:
+    model = make_generator(QUANTIZER)
+    with torch.no_grad():
+        for head in model.heads:
+            head.weight.zero_()
+            head.bias.zero_()
+        model.log_gamma.fill_(-30.0)
+    memory = model.read(PromptBuilder(model.config, CATALOGUE).build(QUERIES))
+    beams = beam_search(model, memory, CATALOGUE.trie, 4)
+    assert beams.leaves.tolist() == [[0, 1, 2, 3]] * len(QUERIES)
+
+
+@pytest.fixture(scope="module")
+def ranker() -> GeneratorRanker:
+    return GeneratorRanker(make_generator(QUANTIZER), CATALOGUE)
+
+
+def test_buckets_open_in_order_of_similarity(ranker: GeneratorRanker) -> None:
+    ranking = ranker.rank(QUERIES, CATALOGUE.trie.leaves, len(CATALOGUE.item_ids))
+    assert ranking.invalid_rate == 0
+    for q in range(len(QUERIES)):
+        assert sorted(ranking.items[q]) == list(range(len(CATALOGUE.item_ids)))
+        position = 0
+        for leaf in ranking.leaves[q]:
+            bucket = np.flatnonzero(CATALOGUE.bucket == leaf)
+            found = ranking.items[q, position : position + len(bucket)]
+            assert set(found) == set(bucket)
+            similarity = CATALOGUE.embedding[found] @ QUERIES.embedding[q]
+            assert (np.diff(similarity) <= 1e-6).all()
+            position += len(bucket)
+
+
+def test_fewer_items_than_asked_for_are_padded(ranker: GeneratorRanker) -> None:
+    ranking = ranker.rank(QUERIES, 1, 30)
+    sizes = np.bincount(CATALOGUE.bucket)[ranking.leaves[:, 0]]
+    assert ((ranking.items >= 0).sum(1) == sizes).all()
+    assert (ranking.scores[ranking.items < 0] == -np.inf).all()
+
+
+def test_ranking_does_not_depend_on_the_batch(ranker: GeneratorRanker) -> None:
+    whole = ranker.rank(QUERIES, 8, 10)
+    for q in range(len(QUERIES)):
+        np.testing.assert_array_equal(ranker.rank(QUERIES.take([q]), 8, 10).items[0], whole.items[q])
+
+
+def test_a_code_that_is_no_item_would_be_counted_as_invalid(ranker: GeneratorRanker) -> None:
+    known = ranker.known_sids
+    ranker.known_sids = set(list(known)[: len(known) // 2])
+    assert ranker.rank(QUERIES, CATALOGUE.trie.leaves, 5).invalid_rate > 0.3
+    ranker.known_sids = known

@@ -1,0 +1,133 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from support.generators import make_catalogue, make_generator, make_queries
+
+from onevision.generator.modelling import Generator
+from onevision.generator.prompts import Prompt, PromptBuilder, Task
+from onevision.generator.token_pruning import PruningSetting, keep_by_mass, merge_dropped
+from onevision.generator.training import sid_loss
+
+CATALOGUE, QUANTIZER = make_catalogue()
+MODEL = make_generator(QUANTIZER)
+QUERIES = make_queries(CATALOGUE)
+TARGET = torch.from_numpy(CATALOGUE.codes[:6].astype(np.int64))
+
+
+@pytest.fixture(scope="module")
+def prompt() -> Prompt:
+    return PromptBuilder(MODEL.config, CATALOGUE).build(QUERIES)
+
+
+@torch.no_grad()
+def scores(model: Generator, prompt: Prompt) -> torch.Tensor:
+    return model.log_probability(model.read(prompt), TARGET[: len(prompt)])
+
+
+def test_a_saved_generator_gives_the_same_probabilities(prompt: Prompt, tmp_path: Path) -> None:
+    MODEL.save_pretrained(tmp_path)
+    again = Generator.from_pretrained(tmp_path).eval()
+    torch.testing.assert_close(scores(again, prompt), scores(MODEL, prompt), rtol=0, atol=0)
+    assert not list(tmp_path.glob("*.bin"))
+
+
+def test_a_prompts_probability_does_not_depend_on_its_batch(prompt: Prompt) -> None:
+    alone = torch.cat(
+        [
+            MODEL.log_probability(MODEL.read(prompt.take(torch.tensor([n]))), TARGET[n : n + 1])
+            for n in range(len(prompt))
+        ]
+    )
+    torch.testing.assert_close(scores(MODEL, prompt), alone, atol=2e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_code_by_code_equals_teacher_forcing(prompt: Prompt) -> None:
+    memory = MODEL.read(prompt)
+    code, past, rest, total = None, None, memory.point[:, None], torch.zeros(len(prompt))
+    for level in range(TARGET.shape[1]):
+        log_p, past = MODEL.step(memory, level, code, rest, past)
+        code = TARGET[:, level : level + 1]
+        total += log_p[:, 0].gather(1, code)[:, 0]
+        rest = MODEL.quantizer.advance(rest, level, code)
+    torch.testing.assert_close(total, scores(MODEL, prompt), atol=2e-5, rtol=1e-5)
+
+
+def test_the_whole_codebook_is_a_distribution_at_every_level(prompt: Prompt) -> None:
+    for level, logits in enumerate(MODEL(prompt, TARGET)[0]):
+        assert logits.shape == (6, MODEL.codebook_sizes[level])
+
+
+def test_history_and_profile_matter_until_they_are_hidden(prompt: Prompt) -> None:
+    other = PromptBuilder(MODEL.config, CATALOGUE).build(QUERIES.with_histories_of(np.array([5, 4, 3, 2, 1, 0])))
+    assert (scores(MODEL, prompt) - scores(MODEL, other)).abs().max() > 1e-3
+    torch.testing.assert_close(scores(MODEL, prompt.without_user()), scores(MODEL, other.without_user()))
+    one = prompt.without_user(torch.arange(6) == 2)
+    assert torch.equal(one.history[3], prompt.history[3])
+    assert (one.history[2] == -1).all()
+
+
+def test_the_task_matters(prompt: Prompt) -> None:
+    other = replace(prompt, task=torch.full((6,), int(Task.OWN_ID)))
+    assert (scores(MODEL, prompt) - scores(MODEL, other)).abs().max() > 1e-4
+
+
+def test_unknown_items_are_left_out_of_the_prompt_and_newest_come_first() -> None:
+    queries = make_queries(CATALOGUE, 1)
+    queries.recent_clicked = [["gone", "i003", "i001", "i002", "i004", "i005"]]
+    prompt = PromptBuilder(MODEL.config, CATALOGUE).build(queries)
+    expected = CATALOGUE.codes[[3, 1, 2, 4]].astype(np.int64)
+    np.testing.assert_array_equal(prompt.history[0, 0].numpy(), expected)
+
+
+def test_the_frozen_codebooks_get_no_gradient(prompt: Prompt) -> None:
+    model = make_generator(QUANTIZER)
+    before = {k: v.clone() for k, v in model.quantizer.state_dict().items()}
+    optimizer = torch.optim.AdamW(p for p in model.parameters() if p.requires_grad)
+    sid_loss(model(prompt, TARGET)[0], TARGET, torch.ones(6)).backward()
+    optimizer.step()
+    for name, value in model.quantizer.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+def test_weights_scale_a_samples_share_of_the_loss(prompt: Prompt) -> None:
+    logits = [level.detach() for level in MODEL(prompt, TARGET)[0]]
+    each = torch.stack([sid_loss([v[n : n + 1] for v in logits], TARGET[n : n + 1], torch.ones(1)) for n in range(6)])
+    weight = torch.tensor([1.0, 2.0, 0.0, 1.0, 1.0, 3.0])
+    torch.testing.assert_close(sid_loss(logits, TARGET, weight), (each * weight).sum() / weight.sum())
+
+
+def test_the_kept_set_is_the_smallest_that_holds_the_mass() -> None:
+    mass = torch.tensor([[0.5, 0.1, 0.3, 0.1], [0.25, 0.25, 0.25, 0.25]])
+    keep = keep_by_mass(mass, PruningSetting(mass=0.75, min_tokens=1))
+    assert keep.tolist() == [[True, False, True, False], [True, True, True, False]]
+    bounded = keep_by_mass(mass, PruningSetting(mass=0.1, min_tokens=2, max_tokens=2))
+    assert bounded.sum(1).tolist() == [2, 2]
+
+
+def test_what_is_dropped_is_merged_by_mass() -> None:
+    tokens = torch.arange(8.0).view(1, 4, 2)
+    mass = torch.tensor([[0.6, 0.1, 0.0, 0.3]])
+    keep = torch.tensor([[True, False, True, False]])
+    merged, mask = merge_dropped(tokens, mass, keep)
+    torch.testing.assert_close(
+        merged[0], torch.stack([tokens[0, 0], tokens[0, 2], (tokens[0, 1] + 3 * tokens[0, 3]) / 4])
+    )
+    assert mask.tolist() == [[True, True, True]]
+    _, mask = merge_dropped(tokens, mass, torch.ones(1, 4, dtype=torch.bool))
+    assert mask.tolist() == [[True] * 4 + [False]]
+
+
+@torch.no_grad()
+def test_keeping_all_tokens_changes_nothing_and_keeping_few_shortens_the_memory(prompt: Prompt) -> None:
+    whole = MODEL.read(prompt)
+    kept_all = MODEL.read(prompt, PruningSetting(mass=1.0, max_tokens=64))
+    torch.testing.assert_close(
+        MODEL.log_probability(kept_all, TARGET), MODEL.log_probability(whole, TARGET), atol=2e-5, rtol=1e-5
+    )
+    few = MODEL.read(prompt, PruningSetting(mass=0.2, min_tokens=1))
+    assert few.mask.shape[1] < whole.mask.shape[1]
+    assert (few.kept < whole.kept).all()

@@ -1,0 +1,114 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from support.generators import make_catalogue, make_generator, make_queries
+
+from onevision.generator.prompts import PromptBuilder
+from onevision.preference.config import PreferenceConfig
+from onevision.preference.dpo import listwise_dpo, reward_gap_weight
+from onevision.preference.lists import CLICKED, ORDERED, OTHER, SAME_CATEGORY, SHOWN, PreferenceLists, build_lists
+from onevision.preference.training import Validation, align
+
+CATALOGUE, QUANTIZER = make_catalogue()
+
+
+def test_listwise_dpo_equals_the_formula_in_a_loop() -> None:
+    generator = torch.Generator().manual_seed(0)
+    winner, losers = torch.randn(5, generator=generator), torch.randn(5, 4, generator=generator)
+    delta = 1 + torch.rand(5, 4, generator=generator)
+    valid = torch.tensor([[True] * 4, [True, False, True, False]] + [[True, False, False, False]] * 3)
+    got = listwise_dpo(winner, losers, delta, valid, 0.3)
+    for n in range(5):
+        total = sum(
+            math.exp(float(delta[n, m]) * 0.3 * (float(losers[n, m]) - float(winner[n])))
+            for m in range(4)
+            if valid[n, m]
+        )
+        assert got[n].item() == pytest.approx(-math.log(1 / (1 + math.exp(math.log(total)))), rel=1e-5)
+
+
+def test_one_loser_and_unit_weight_is_sigmoid_dpo() -> None:
+    winner, loser = torch.tensor([0.3, -1.0]), torch.tensor([[0.1], [0.5]])
+    got = listwise_dpo(winner, loser, torch.ones(2, 1), torch.ones(2, 1, dtype=torch.bool), 0.1)
+    torch.testing.assert_close(got, -F.logsigmoid(0.1 * (winner - loser[:, 0])))
+
+
+def test_near_losers_weigh_more_and_the_weight_is_bounded() -> None:
+    weight = reward_gap_weight(torch.tensor([1.0, 2.0]), torch.tensor([[0.5, 0.0], [0.5, 1.9]]))
+    assert weight[0].tolist() == pytest.approx([1 + 0.5**-1.5, 2.0])
+    assert weight[1].tolist() == pytest.approx([1 + 1.5**-1.5, 5.0])
+
+
+def lists_for(**changes: object) -> PreferenceLists:
+    queries = make_queries(CATALOGUE, 2)
+    queries.embedding = CATALOGUE.embedding[[0, 1]]
+    queries.clicked, queries.ordered = [["i003"], ["i004", "i005"]], [[], ["i005"]]
+    queries.shown = [["i003", "i006", "i007"], ["i004", "i005", "i008"]]
+    own = np.array([[9, 3, 10], [5, 12, -1]])
+    return build_lists(queries, own, CATALOGUE, PreferenceConfig(losers=6, **changes))
+
+
+def test_orders_beat_clicks_beat_shown_beat_own_beams() -> None:
+    lists = lists_for(visual_guard_cosine=-1.0)
+    assert lists.winner.tolist() == [3, 5]
+    assert lists.winner_reward.tolist() == [CLICKED, ORDERED]
+    reward = {int(i): float(r) for i, r in zip(lists.losers[0], lists.loser_reward[0], strict=True) if i >= 0}
+    assert reward[6] == reward[7] == SHOWN
+    # i009 is of the winner's category (3 % 3 == 9 % 3), i010 is not.
+    assert reward[9] == pytest.approx(SAME_CATEGORY)
+    assert reward[10] == OTHER
+    assert 4 not in lists.losers[1]
+    assert lists.counts["lists"] == 2
+
+
+def test_an_own_item_that_does_not_look_like_the_photo_counts_as_other() -> None:
+    lists = lists_for(visual_guard_cosine=1.0)
+    reward = dict(zip(lists.losers[0].tolist(), lists.loser_reward[0].tolist(), strict=True))
+    assert reward[9] == OTHER
+    assert lists.counts["losers_visual_guard"] == 3
+
+
+def test_a_loser_with_the_winners_id_is_left_out() -> None:
+    shared = next(b for b in range(CATALOGUE.trie.leaves) if (CATALOGUE.bucket == b).sum() > 1)
+    a, b = np.flatnonzero(CATALOGUE.bucket == shared)[:2]
+    queries = make_queries(CATALOGUE, 1)
+    queries.clicked, queries.ordered = [[CATALOGUE.item_ids[a]]], [[]]
+    queries.shown = [[CATALOGUE.item_ids[a], CATALOGUE.item_ids[b]]]
+    lists = build_lists(queries, np.array([[-1]]), CATALOGUE, PreferenceConfig())
+    assert len(lists) == 0
+    assert lists.counts["queries_without_list"] == 1
+
+
+def run(validations: list[Validation], **changes: object) -> tuple[object, object, float, float]:
+    model = make_generator(QUANTIZER)
+    queries = make_queries(CATALOGUE, 6)
+    prompts = PromptBuilder(model.config, CATALOGUE).build(queries)
+    losers = np.array([[(n + 5) % 40, (n + 11) % 40] for n in range(6)])
+    lists = PreferenceLists(
+        np.arange(6), np.arange(6), np.ones(6, np.float32), losers, np.zeros((6, 2), np.float32), {}
+    )
+    sids = torch.from_numpy(CATALOGUE.codes.astype(np.int64))
+    config = PreferenceConfig(steps=30, batch_size=6, learning_rate=1e-2, checks=2, **changes)
+    answers = iter(validations)
+    monitor, best = align(model, prompts, lists, sids, config, lambda: next(answers), 0)
+    return monitor, best, monitor.values["accuracy"][-1], monitor.values["chosen"][-1] - monitor.values["chosen"][0]
+
+
+PARENT = Validation(0.5, 0.4, 0.8)
+
+
+def test_training_learns_the_preference_and_the_anchor_holds_the_chosen_up() -> None:
+    better = Validation(0.5, 0.45, 0.8)
+    monitor, best, accuracy, chosen = run([PARENT, better, PARENT])
+    assert accuracy > 0.9
+    assert chosen > 0
+    assert best is not None
+    assert len(monitor.checks) == 3
+
+
+@pytest.mark.parametrize("child", [Validation(0.5, 0.4, 0.8), Validation(0.4, 0.5, 0.8), Validation(0.6, 0.5, 0.7)])
+def test_the_parent_goes_on_unless_a_checkpoint_wins_on_every_count(child: Validation) -> None:
+    assert run([PARENT, child, child])[1] is None

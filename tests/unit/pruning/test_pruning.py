@@ -1,0 +1,43 @@
+import pytest
+import torch
+
+from onevision.generator.configuration import GeneratorConfig
+from onevision.pruning.calibration import Point, choose
+from onevision.pruning.config import PruningConfig
+from onevision.pruning.controls import centre_crop, random_k, top_k
+from onevision.pruning.cost import query_flops
+
+BASE = Point("all", "none", None, 0.6, 0.8, 0.0, 16, 16, 100.0)
+
+
+def point(name: str, hr10: float = 0.6, hr50: float = 0.8, department: float = 0.0, mflops: float = 50.0) -> Point:
+    return Point(name, "attention mass", 0.5, hr10, hr50, department, 8, 9, mflops)
+
+
+def test_the_cheapest_setting_within_the_budget_is_chosen() -> None:
+    points = [point("a", mflops=60), point("b", mflops=50), point("c", hr10=0.59, mflops=40)]
+    chosen = choose(BASE, points, PruningConfig())
+    assert chosen is not None
+    assert chosen.name == "b"
+
+
+@pytest.mark.parametrize("bad", [{"hr10": 0.596}, {"hr50": 0.796}, {"department": 0.02}, {"mflops": 120.0}])
+def test_a_setting_that_loses_too_much_anywhere_is_not_chosen(bad: dict[str, float]) -> None:
+    assert choose(BASE, [point("x", **bad)], PruningConfig()) is None
+
+
+def test_controls_keep_the_number_they_are_given() -> None:
+    mass = torch.rand(5, 16, generator=torch.Generator().manual_seed(0))
+    for rule in (top_k(6), random_k(6, 0), centre_crop(6)):
+        assert rule(mass).sum(1).tolist() == [6] * 5
+    assert centre_crop(4)(mass)[0].view(4, 4)[1:3, 1:3].all()
+    best = top_k(1)(mass).float().argmax(1)
+    assert torch.equal(best, mass.argmax(1))
+    assert torch.equal(random_k(6, 1)(mass), random_k(6, 1)(mass))
+
+
+def test_fewer_tokens_cost_less_and_the_first_layer_is_always_paid() -> None:
+    config = GeneratorConfig(d_model=16, feedforward=32, image_tokens=16, token_dim=8)
+    costs = [query_flops(config, kept, 10, 8, 4) for kept in (2, 8, 15, 16)]
+    assert costs == sorted(costs)
+    assert costs[0] > 2 * 31 * (4 * 16 * 16 + 2 * 16 * 32)

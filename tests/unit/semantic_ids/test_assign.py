@@ -1,0 +1,62 @@
+import numpy as np
+import pytest
+
+import onevision.semantic_ids.assign as module
+from onevision.quantization.residual import ResidualKMeans
+from onevision.semantic_ids.assign import assign, find_outliers
+from onevision.semantic_ids.config import SemanticIdsConfig
+
+CONFIG = SemanticIdsConfig()
+
+
+def catalogue(items: int = 60, dim: int = 8) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    views = rng.integers(1, 5, items)
+    owner = np.repeat(np.arange(items), views)
+    x = rng.normal(size=(items, dim))[owner] + 0.3 * rng.normal(size=(len(owner), dim))
+    is_main = np.r_[True, owner[1:] != owner[:-1]]
+    return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32), owner, is_main
+
+
+@pytest.fixture(scope="module")
+def quantizer() -> ResidualKMeans:
+    return ResidualKMeans(8, (6, 5), opq_subspaces=2, opq_size=4).fit(catalogue(200)[0])
+
+
+def test_an_id_depends_on_the_items_own_views_alone(quantizer: ResidualKMeans, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, owner, is_main = catalogue()
+    whole = assign(quantizer, x, owner, is_main, CONFIG)
+    monkeypatch.setattr(module, "ITEMS_A_BATCH", 7)
+    np.testing.assert_array_equal(assign(quantizer, x, owner, is_main, CONFIG).codes, whole.codes)
+    for item in (0, 13, 59):
+        mine = owner == item
+        alone = assign(quantizer, x[mine], np.zeros(mine.sum(), int), is_main[mine], CONFIG)
+        np.testing.assert_array_equal(alone.codes[0], whole.codes[item])
+
+
+def test_an_item_with_one_view_gets_that_views_code(quantizer: ResidualKMeans) -> None:
+    x, _, _ = catalogue(30)
+    assigned = assign(quantizer, x, np.arange(len(x)), np.ones(len(x), bool), CONFIG)
+    np.testing.assert_array_equal(assigned.codes, quantizer.encode(x))
+    np.testing.assert_allclose(assigned.embedding, x, atol=1e-6)
+
+
+def test_the_main_view_counts_twice_and_wins_a_tie_against_two(quantizer: ResidualKMeans) -> None:
+    x, _, _ = catalogue(60)
+    first = quantizer.encode(x)[:, 0]
+    a, b = next((i, j) for i in range(len(x)) for j in range(len(x)) if first[i] != first[j])
+    views = x[[a, b]]
+    assigned = assign(quantizer, views, np.zeros(2, int), np.array([True, False]), CONFIG)
+    assert assigned.codes[0, 0] == first[a]
+    assigned = assign(quantizer, views, np.zeros(2, int), np.array([False, True]), CONFIG)
+    assert assigned.codes[0, 0] == first[b]
+
+
+def test_a_view_far_from_the_medoid_does_not_vote(quantizer: ResidualKMeans) -> None:
+    x, _, _ = catalogue(10)
+    same = np.stack([x[0], x[0], -x[0]])
+    assert find_outliers(same, np.zeros(3, int), 0.5).tolist() == [False, False, True]
+    assert find_outliers(same[[0, 2]], np.zeros(2, int), 0.5).tolist() == [False, False]
+    assigned = assign(quantizer, same, np.zeros(3, int), np.array([False, False, True]), CONFIG)
+    np.testing.assert_array_equal(assigned.codes[0], quantizer.encode(x[:1])[0])
+    assert assigned.outlier.tolist() == [False, False, True]

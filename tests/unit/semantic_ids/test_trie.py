@@ -1,0 +1,53 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from onevision.errors import ArtifactError
+from onevision.semantic_ids.trie import Trie
+
+tables = st.integers(1, 4).flatmap(
+    lambda length: st.lists(st.tuples(*[st.integers(0, 5)] * length), min_size=1, max_size=40)
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(tables)
+def test_children_are_exactly_the_codes_that_continue_a_prefix(rows: list[tuple[int, ...]]) -> None:
+    sids = np.array(rows)
+    trie, bucket = Trie.build(sids)
+    prefixes = [sorted({row[:n] for row in rows}) for n in range(sids.shape[1] + 1)]
+    for level in range(trie.length):
+        nodes = torch.arange(len(prefixes[level]))
+        children = trie.children(level, nodes)
+        for node, prefix in enumerate(prefixes[level]):
+            expected = [p for p in prefixes[level + 1] if p[:level] == prefix]
+            valid = children.valid[node]
+            assert children.codes[node][valid].tolist() == [p[-1] for p in expected]
+            assert [prefixes[level + 1][n] for n in children.nodes[node][valid].tolist()] == expected
+    assert [tuple(s) for s in trie.sids().tolist()] == prefixes[-1]
+    assert [prefixes[-1][b] for b in bucket] == rows
+
+
+def test_children_are_padded_to_the_widest_node_given_and_no_wider() -> None:
+    trie, _ = Trie.build(np.array([[0, n] for n in range(9)] + [[1, 0], [2, 0], [2, 1]]))
+    assert trie.children(1, torch.tensor([1, 2])).codes.shape == (2, 2)
+    assert trie.children(1, torch.tensor([[0], [1]])).codes.shape == (2, 1, 9)
+
+
+def test_a_saved_trie_is_the_same(tmp_path: Path) -> None:
+    trie, _ = Trie.build(np.random.default_rng(0).integers(0, 4, (30, 3)))
+    trie.save(tmp_path / "trie.safetensors")
+    again = Trie.load(tmp_path / "trie.safetensors")
+    np.testing.assert_array_equal(trie.sids(), again.sids())
+    (tmp_path / "trie.safetensors").write_bytes(b"no")
+    with pytest.raises(ArtifactError, match="not a trie"):
+        Trie.load(tmp_path / "trie.safetensors")
+
+
+def test_an_empty_table_has_no_trie() -> None:
+    with pytest.raises(ValueError, match="needs semantic IDs"):
+        Trie.build(np.zeros((0, 3), int))
