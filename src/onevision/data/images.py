@@ -12,6 +12,7 @@ import io
 import os
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 
@@ -34,6 +35,8 @@ INDEX_SCHEMA = pa.schema(
 )
 DEFAULT_SHARD_BYTES = 256 * 2**20
 MAX_PIXELS = 50_000_000
+_DECODERS = 8
+_DECODE_BLOCK = 64
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 """What shops have. Pillow's other readers (EPS runs Ghostscript) stay shut to uploaded bytes."""
@@ -250,11 +253,23 @@ def load_pixels(store: ImageStore, image_ids: Sequence[str], size: int) -> np.nd
         (N, size, size, 3) uint8, in the order of `image_ids`.
     """
     pixels = np.empty((len(image_ids), size, size, 3), dtype=np.uint8)
-    for row, image_id in enumerate(tqdm(image_ids, desc="decode", unit="image", disable=None)):
-        try:
-            pixels[row] = decode_image(store.read(image_id), size)
-        except ImageError as error:
-            raise ImageError(f"image_id {image_id!r}: {error}") from None
+
+    def decode(start: int) -> int:
+        block = image_ids[start : start + _DECODE_BLOCK]
+        for row, image_id in enumerate(block, start):
+            try:
+                pixels[row] = decode_image(store.read(image_id), size)
+            except ImageError as error:
+                raise ImageError(f"image_id {image_id!r}: {error}") from None
+        return len(block)
+
+    # Pillow decodes outside the interpreter's lock, so threads are enough
+    with (
+        ThreadPoolExecutor(min(_DECODERS, os.cpu_count() or 1)) as pool,
+        tqdm(total=len(image_ids), desc="decode", unit="image", disable=None) as bar,
+    ):
+        for count in pool.map(decode, range(0, len(image_ids), _DECODE_BLOCK)):
+            bar.update(count)
     return pixels
 
 
