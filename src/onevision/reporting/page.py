@@ -30,17 +30,28 @@ def stage_page(report: StageReport) -> str:
         summary=stage.summary if stage else "",
         report=report,
         plain={name: value for name, value in report.metrics.items() if "/" not in name},
-        systems=metric_table(report.metrics),
+        systems=metric_tables(report.metrics),
     )
 
 
-def metric_table(metrics: dict[str, float]) -> MetricTable:
-    """Lay out the metrics that belong to a system, systems and metrics in the order they come."""
-    values: dict[tuple[str, str], float] = {}
+def metric_tables(metrics: dict[str, float]) -> list[MetricTable]:
+    """Lay out the metrics that belong to a system, in the order they come: a table for systems measured alike.
+
+    A system joins a table that knows at least half of its metrics.
+    """
+    values: dict[str, dict[str, float]] = {}
     for name, value in metrics.items():
         system, separator, metric = name.partition("/")
         if separator:
-            values[system, metric] = value
-    systems = list(dict.fromkeys(system for system, _ in values))
-    names = list(dict.fromkeys(metric for _, metric in values))
-    return MetricTable(systems, [(name, [values.get((s, name)) for s in systems]) for name in names])
+            values.setdefault(system, {})[metric] = value
+    groups: list[tuple[list[str], dict[str, None]]] = []
+    for system, own in values.items():
+        alike = (g for g in groups if 2 * len(own.keys() & g[1].keys()) >= len(own))
+        group = next(alike, None)
+        if group is None:
+            group = ([], {})
+            groups.append(group)
+        systems, names = group
+        systems.append(system)
+        names.update(dict.fromkeys(own))
+    return [MetricTable(g, [(name, [values[s].get(name) for s in g]) for name in names]) for g, names in groups]

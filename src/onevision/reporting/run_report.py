@@ -16,7 +16,7 @@ from onevision.artifacts import MANIFEST
 from onevision.data.snapshot import Snapshot
 from onevision.report import REPORT, Figure, ReportTable, StageReport
 from onevision.reporting.dag import SOURCE, StageState, draw_dag
-from onevision.reporting.page import metric_table
+from onevision.reporting.page import MetricTable, metric_tables
 from onevision.reporting.run_sections import codes_section, gallery_section, headline_section, verdict
 from onevision.reporting.templates import render
 from onevision.runs import LINKS, Run
@@ -69,7 +69,7 @@ class Detail:
     """What is left to say of a stage after the sections above."""
 
     report: StageReport
-    systems: Any
+    systems: list[MetricTable]
     plain: dict[str, float]
     tables: list[ReportTable]
     figures: list[Figure]
@@ -107,7 +107,7 @@ class _Reports:
         return [
             Detail(
                 report,
-                metric_table(report.metrics),
+                metric_tables(report.metrics),
                 {name: value for name, value in report.metrics.items() if "/" not in name},
                 [t for t in report.tables if (stage, t.title) not in self.taken],
                 [f for f in report.figures if (stage, f.title) not in self.taken],

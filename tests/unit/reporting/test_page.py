@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import pytest
 
 from onevision.report import Figure, ReportTable, StageReport
-from onevision.reporting.page import metric_table, stage_page
+from onevision.reporting.page import metric_tables, stage_page
 from onevision.reporting.templates import NOTHING, format_seconds, format_value
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
@@ -82,10 +82,24 @@ def test_page_of_an_empty_report_of_an_unknown_stage_is_still_a_page() -> None:
     assert "<h1>shop-import</h1>" in page
 
 
-def test_metrics_of_systems_are_laid_out_side_by_side(report: StageReport) -> None:
-    table = metric_table(report.metrics)
+def test_systems_measured_alike_are_laid_out_side_by_side(report: StageReport) -> None:
+    (table,) = metric_tables(report.metrics)
     assert table.systems == ["dense", "generator"]
     assert table.rows == [("hr@10", [0.25, 0.5]), ("mrr@10", [None, 0.125])]
+
+
+def test_systems_measured_otherwise_have_tables_of_their_own() -> None:
+    tables = metric_tables(
+        {"dense/hr@10": 0.1, "vrq/icr": 0.5, "cascade/hr@10": 0.2, "rq_kmeans/icr": 0.4, "loss": 1.0}
+    )
+    assert [table.systems for table in tables] == [["dense", "cascade"], ["vrq", "rq_kmeans"]]
+
+
+def test_value_and_interval_are_set_below_each_other_and_to_the_right() -> None:
+    table = ReportTable("T", ["system", "hr@10"], [["dense", "40.1 [30.0, 50.2] *"], ["cascade", None]])
+    page = stage_page(StageReport("evaluate", tables=[table]))
+    assert '<td class="number">40.1 *<br><small class="soft">[30.0, 50.2]</small></td>' in page
+    assert page.count('<td class="number">') == 2
 
 
 @pytest.mark.parametrize(
