@@ -81,12 +81,11 @@ def run_full_training(
             overrides=list(overrides),
             bundle_store=store,
         )
-    run.finish()
     return run
 
 
 def _run_pipeline(run: Run, show: Callable[[str], None], **arguments: object) -> None:
-    """Run the pipeline, link its artifacts and write the report, also of what finished before a failure."""
+    """Run the pipeline, link its artifacts, write metrics and report; after a failure, of what finished before it."""
     log_file = run.path / "run.log"
     with (
         log_file.open("a", encoding="utf-8") as log,
@@ -107,6 +106,8 @@ def _run_pipeline(run: Run, show: Callable[[str], None], **arguments: object) ->
             failed = found.group(1)
         finally:
             _link_artifacts(run)
+    if not failed:
+        run.finish()
     said = output.since(f"{failed} failed: ") if failed else ""
     write_run_report(RunSummary.of(run, failed, said or KILLED if failed else ""), run.path / REPORT)
     if failed:

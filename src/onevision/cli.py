@@ -205,6 +205,23 @@ def report(run: Annotated[Path, typer.Argument(help="run folder")] = LATEST_RUN)
     _show_run(found)
 
 
+@app.command("compare", rich_help_panel="Use")
+def compare(
+    before: Annotated[Path, typer.Argument(help="run folder")],
+    after: Annotated[Path, typer.Argument(help="run folder")],
+    metrics: Annotated[list[str] | None, typer.Argument(help="names; * stands for anything, as in 'align/*'")] = None,
+) -> None:
+    """Show what differs between two runs: figures, and the values of their recipes."""
+    from rich.console import Console
+
+    from onevision.runs import Run
+    from onevision.summary import HEADLINE, comparison_table, recipe_changes
+
+    old, new = Run.open(before), Run.open(after)
+    print("\n".join(recipe_changes(old.settings.values, new.settings.values)) or "the same recipe values")
+    Console().print(comparison_table(old.metrics(), new.metrics(), metrics or HEADLINE))
+
+
 @recipes_app.command("list")
 def recipes_list() -> None:
     """Names of the packaged recipes."""

@@ -95,13 +95,17 @@ class Run:
         return [StageReport.load(folder) for folder in folders if (folder / REPORT).exists()]
 
     def metrics(self) -> dict[str, float]:
-        """Flat metrics: those of the evaluation, then seconds, `peak_memory_mb` and counts as `<stage>/<name>`."""
+        """Flat metrics: those of the evaluation, then every stage's own, its counts, seconds and `peak_memory_mb`.
+
+        The evaluation's are `<system>/<metric>`, the others `<stage>/<name>`.
+        """
         evaluation = self.artifact("evaluate") / "metrics.json"
         metrics: dict[str, float] = dict(read_json(evaluation)) if evaluation.exists() else {}
         for report in self.reports():
             metrics[f"{report.stage}/seconds"] = report.seconds
             metrics[f"{report.stage}/peak_memory_mb"] = report.peak_memory_mb
-            metrics.update({f"{report.stage}/{name}": count for name, count in report.counts.items()})
+            own = {} if report.stage == "evaluate" else report.metrics
+            metrics.update({f"{report.stage}/{name}": value for name, value in (report.counts | own).items()})
         return metrics
 
     def finish(self) -> None:

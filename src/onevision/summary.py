@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
 
 from rich import box
 from rich.table import Table
@@ -10,6 +12,10 @@ from rich.table import Table
 from onevision.artifacts import Artifact
 from onevision.publishing.headline import METRICS, read_headline
 from onevision.report import StageReport
+
+HEADLINE = tuple(
+    f"{system}/{metric}" for system in ("dense", "cascade", "generator_*") for metric in ("hr@10", "mrr@10")
+)
 
 
 def stage_table(reports: Sequence[StageReport]) -> Table:
@@ -37,3 +43,28 @@ def systems_table(evaluation: Artifact) -> Table:
     for system in headline.systems:
         table.add_row(system.system.replace("_", " "), *(f"{100 * i.mean:.1f}" for i in system.intervals))
     return table
+
+
+def comparison_table(before: Mapping[str, float], after: Mapping[str, float], patterns: Sequence[str]) -> Table:
+    """Metrics of two runs whose names match a pattern (`*` stands for anything), and their difference."""
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("metric", no_wrap=True)
+    for heading in ("before", "after", "difference"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name in before:
+        if name in after and any(fnmatchcase(name, pattern) for pattern in patterns):
+            difference = after[name] - before[name]
+            table.add_row(name, f"{before[name]:.4g}", f"{after[name]:.4g}", f"{difference:+.4g}" if difference else "")
+    return table
+
+
+def recipe_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """`section.key: old -> new` for every value that differs between two resolved recipes."""
+    changes = []
+    for key, old in before.items():
+        new = after.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            changes += [f"{key}.{line}" for line in recipe_changes(old, new)]
+        elif old != new:
+            changes.append(f"{key}: {old} -> {new}")
+    return changes

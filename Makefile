@@ -1,0 +1,57 @@
+# OneVision: everything a developer runs. `make help` lists it.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3.11
+BIN := .venv/bin
+STAMP := .venv/.installed
+# uv takes a local wheel folder (for a CPU build of torch, say) by another variable than pip does.
+UV := $(if $(PIP_FIND_LINKS),UV_FIND_LINKS="$(PIP_FIND_LINKS)") $(BIN)/uv
+
+.PHONY: help setup demo smoke test test-fast lint format compile bench lock
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## make .venv with the locked dependencies (Python 3.11+, git and make are enough)
+
+$(STAMP): requirements.lock pyproject.toml
+	@test -x $(BIN)/python || $$(command -v $(PYTHON) || command -v python3) -m venv .venv
+	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(UV) pip install --quiet --python $(BIN)/python -r requirements.lock
+	$(UV) pip install --quiet --python $(BIN)/python --no-deps -e .
+	@touch $@
+
+demo: setup ## the whole method on the synthetic shop (about ten minutes on two cores)
+	$(BIN)/onevision run full-training --recipe quickstart
+
+smoke: setup ## every stage, very small (about two minutes on one core)
+	$(BIN)/onevision run full-training --recipe smoke
+
+test: setup ## all tests
+	$(BIN)/pytest
+
+test-fast: setup ## tests without whole pipelines
+	$(BIN)/pytest -m "not slow"
+
+lint: setup ## style, formatting and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: setup ## put the formatting right
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+compile: setup ## compile the pipelines and the components' tables
+	$(BIN)/python -m pipelines.compile
+	$(BIN)/python -m components.readme
+
+bench: setup ## every benchmark, each printing a ratio against a named peer
+	@for file in benchmarks/[a-z]*.py; do echo "== $$file"; $(BIN)/python "$$file"; done
+
+lock: setup ## resolve the dependencies again
+	$(UV) pip compile --quiet pyproject.toml --all-extras --no-header --no-annotate \
+	  | sed 's/+cpu$$//' > requirements.lock.new
+	mv requirements.lock.new requirements.lock
