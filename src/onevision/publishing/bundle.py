@@ -27,6 +27,8 @@ PARTS = {
 """Folder in the bundle -> kind of artifact."""
 TRAINING_ONLY = {
     "encoder": ("embeddings.safetensors", "tokens.safetensors", "images.parquet"),
+    "quantizer": ("metrics.json",),
+    "semantic_ids": ("unassigned.parquet",),
     "generator": ("history.json",),
     "pruning": ("pareto.json",),
 }
