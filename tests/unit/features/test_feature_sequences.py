@@ -1,13 +1,14 @@
 """The SQL of the sequences, without Feast."""
 
 from datetime import timedelta
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 from feature_event_log import BEGIN, MICROSECOND, USER_IDS, expected, random_log, write_log
 
 from onevision.features.config import FeaturesConfig
-from onevision.features.definitions import EVENT_TIMESTAMP, SEQUENCES, source_file
+from onevision.features.definitions import EVENT_TIMESTAMP, SEQUENCES, SERVICE, source_file
 from onevision.features.sequences import write_sources
 
 CONFIG = FeaturesConfig(recent_length=4, long_length=9)
@@ -92,3 +93,10 @@ def test_the_same_log_gives_the_same_bytes(tmp_path):
     for sequence in SEQUENCES:
         first, second = (source_file(tmp_path / name, sequence.name).read_bytes() for name in ("a", "b"))
         assert first == second
+
+
+def test_the_docs_name_every_view_with_its_life():
+    text = (Path(__file__).parents[3] / "docs" / "features.md").read_text()
+    for sequence in SEQUENCES:
+        assert f"| `{sequence.name}` | {sequence.life(FeaturesConfig()).days} days |" in text
+    assert f"`{SERVICE}`" in text

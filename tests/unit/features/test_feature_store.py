@@ -15,7 +15,7 @@ from feature_event_log import AS_OF, BEGIN, MICROSECOND, QUERIES, USER_IDS, expe
 
 from onevision.artifacts import open_artifact
 from onevision.errors import ArtifactError, ContractError, MissingDependencyError
-from onevision.features import repository
+from onevision.features import history, repository
 from onevision.features.config import FeaturesConfig
 from onevision.features.definitions import SEQUENCES, UserSequences
 from onevision.features.history import SCHEMA, historical_rows
@@ -105,6 +105,14 @@ def test_an_event_at_or_after_the_query_never_reaches_its_row(store):
     assert earlier == expected([r for r in LOG if r["ts"] < time - second], user, time - second, CONFIG)
     assert row["item_id"] in just_after["recent_ordered"]
     assert at["recent_ordered"] != just_after["recent_ordered"]
+
+
+def test_a_join_in_many_parts_is_the_join_in_one(store, monkeypatch):
+    queries = pa.Table.from_pylist(ASKED, schema=QUERIES)
+    whole = historical_rows(store, queries)
+    monkeypatch.setattr(history, "JOIN_ROWS", 500)
+    assert len(history._bounded_parts(store, queries)) > 3
+    assert historical_rows(store, queries).equals(whole)
 
 
 def test_serving_reads_the_whole_log_wherever_the_artifact_was_moved(built, tmp_path):
