@@ -26,28 +26,34 @@ ORDER_GAIN = 2.0
 
 @dataclass(frozen=True)
 class Truth:
-    """What was right for each query, as item rows.
+    """What was right for each query, as item rows; every query has at least one relevant item.
 
     Attributes:
-        first: (Q,) the item clicked first: the relevant one of HR, MRR and NDCG, so that NDCG never exceeds HR.
-        clicked, ordered: items a query; the relevant ones of recall and `order_ndcg`.
+        relevant: items of HR, MRR and NDCG; any one is a hit, and NDCG is never above HR.
+        clicked, ordered: items of recall and `order_ndcg`.
     """
 
-    first: NDArray[np.int64]
-    clicked: Sequence[Sequence[int]]
-    ordered: Sequence[Sequence[int]]
+    relevant: list[list[int]]
+    clicked: list[list[int]]
+    ordered: list[list[int]]
 
     @classmethod
     def of(cls, clicked: Sequence[Sequence[int]], ordered: Sequence[Sequence[int]] | None = None) -> Truth:
-        """Truth from the items clicked, first one first; every query needs one."""
-        return cls(
-            np.array([items[0] for items in clicked], dtype=np.int64),
-            [list(dict.fromkeys(int(i) for i in items)) for items in clicked],
-            [list(dict.fromkeys(int(i) for i in items)) for items in ordered or [()] * len(clicked)],
-        )
+        """Truth of a log, clicks by time: the item clicked first is the relevant one."""
+        orders = _distinct(ordered) if ordered is not None else [[] for _ in clicked]
+        return cls([[int(items[0])] for items in clicked], _distinct(clicked), orders)
+
+    @classmethod
+    def of_relevant(cls, relevant: Sequence[Sequence[int]]) -> Truth:
+        """Truth by judgement: all relevant items count alike."""
+        return cls(_distinct(relevant), _distinct(relevant), [[] for _ in relevant])
 
     def __len__(self) -> int:
-        return len(self.first)
+        return len(self.relevant)
+
+
+def _distinct(lists: Sequence[Sequence[int]]) -> list[list[int]]:
+    return [list(dict.fromkeys(int(item) for item in items)) for items in lists]
 
 
 def measure(
@@ -59,20 +65,20 @@ def measure(
         items: (Q, PLACES) item rows, best first, -1 where there is none.
         bucket: (I,) number of each item's semantic ID, for `sid_hr@10`.
     """
-    first = truth.first[:, None].tolist()
-    relevant = [list(dict.fromkeys([*c, *o])) for c, o in zip(truth.clicked, truth.ordered, strict=True)]
+    wanted = _distinct([[*c, *o] for c, o in zip(truth.clicked, truth.ordered, strict=True)])
     gains = [
-        [ORDER_GAIN if item in set(ordered) else 1.0 for item in items_]
-        for items_, ordered in zip(relevant, truth.ordered, strict=True)
+        [ORDER_GAIN if item in ordered else 1.0 for item in row]
+        for row, ordered in zip(wanted, truth.ordered, strict=True)
     ]
-    values = {f"hr@{k}": hit_rate(items, first, k) for k in HIT_RATES}
-    values["mrr@10"] = mrr(items, first, 10)
-    values["ndcg@10"] = ndcg(items, first, 10)
+    values = {f"hr@{k}": hit_rate(items, truth.relevant, k) for k in HIT_RATES}
+    values["mrr@10"] = mrr(items, truth.relevant, 10)
+    values["ndcg@10"] = ndcg(items, truth.relevant, 10)
     values["recall@10"] = recall(items, truth.clicked, 10)
     values["recall@50"] = recall(items, truth.clicked, 50)
-    values["order_ndcg@10"] = ndcg(items, relevant, 10, gains)
+    values["order_ndcg@10"] = ndcg(items, wanted, 10, gains)
     if bucket is not None:
-        values["sid_hr@10"] = hit_rate(distinct_buckets(items, bucket, 10), bucket[truth.first][:, None].tolist(), 10)
+        relevant = _distinct([bucket[row].tolist() for row in truth.relevant])
+        values["sid_hr@10"] = hit_rate(distinct_buckets(items, bucket, 10), relevant, 10)
     return values
 
 
@@ -93,7 +99,7 @@ class Comparison:
         truth: what was right.
         samples, seed: of the bootstrap.
         values: system -> metric -> (Q,) values.
-        ranks: system -> (Q,) rank of the first clicked item, 0 where it is not among the places.
+        ranks: system -> (Q,) rank of the first relevant item, 0 where none is among the places.
     """
 
     truth: Truth
@@ -116,7 +122,7 @@ class Comparison:
         comparison = cls(truth, samples, seed)
         for name, items in rankings.items():
             comparison.values[name] = measure(items, truth, bucket)
-            comparison.ranks[name] = first_rank(items, truth.first[:, None].tolist())
+            comparison.ranks[name] = first_rank(items, truth.relevant)
         return comparison
 
     def metrics(self) -> dict[str, float]:
@@ -167,7 +173,8 @@ class Comparison:
             rows.append([system, *(percent(intervals[n]) if n in intervals else "" for n in names)])
         caption = (
             f"{len(self.truth)} queries; percent, with the 95 % interval of {self.samples} bootstrap samples. "
-            "HR, MRR and NDCG: the item clicked first. Recall: all clicked items. order_ndcg: orders weigh double."
+            "In a log HR, MRR and NDCG are of the item clicked first, recall of all clicked ones; orders weigh double "
+            "in order_ndcg."
         )
         return ReportTable(title, ["system", *names], rows, caption)
 

@@ -23,7 +23,7 @@ def comparison(truth):
     weak = np.stack([rng.permutation(ITEMS)[:PLACES] for _ in range(QUERIES)])
     strong = weak.copy()
     better = rng.random(QUERIES) < 0.3
-    strong[better, 2] = truth.first[better]
+    strong[better, 2] = np.array(truth.relevant)[better, 0]
     bucket = np.arange(ITEMS) // 2
     return Comparison.of({"weak": weak, "strong": strong}, truth, bucket=bucket, samples=200, seed=3)
 
@@ -77,3 +77,12 @@ def test_same_seed_gives_the_same_tables(comparison, truth):
     again = Comparison(truth, 200, 3, comparison.values, comparison.ranks)
     assert again.table() == comparison.table()
     assert again.difference_table([("strong", "weak")]).rows[0][0] == "strong - weak"
+
+
+def test_any_judged_item_is_a_hit_and_a_log_counts_the_first_click():
+    ranking = np.full((1, PLACES), -1)
+    ranking[0, :3] = [7, 5, 9]
+    judged, clicked = Truth.of_relevant([[9, 5]]), Truth.of([[9, 5]], [[]])
+    assert measure(ranking, judged)["mrr@10"][0] == 1 / 2
+    assert measure(ranking, clicked)["mrr@10"][0] == 1 / 3
+    assert measure(ranking, judged)["recall@10"][0] == 1.0
