@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -21,7 +22,7 @@ class QuerySet:
 
     Attributes:
         image_row: (Q,) rows of the encoder's picture table; embedding (Q, d), category (Q, K), tokens (Q, T, C).
-        recent_clicked, recent_searched, recent_ordered, long_history: item ids, newest first, strictly before the query.
+        recent_clicked, recent_searched, recent_ordered, long_history: item ids, newest first, all before the query.
         segment: the user's profile, None if unknown.
         clicked, ordered, shown: item ids that followed, in time order (shown: by position). The answer: never an input.
         photographed: the item in the picture, None if unknown.
@@ -82,7 +83,7 @@ class QuerySet:
             if s == split and (c or not clicked_only)
         ]
         newest = sorted(keep, key=lambda n: (queries["ts"][n].as_py(), queries["query_id"][n].as_py()))
-        chosen = newest[-limit:] if limit else newest
+        chosen = np.array(newest[-limit:] if limit else newest, dtype=np.int64)
         table = {name: queries[name].take(chosen).to_pylist() for name in queries.column_names}
         history = {name: sequences[name].take(chosen).to_pylist() for name in sequences.column_names}
         rows = np.array([row_of[image] for image in table["image_id"]], dtype=np.int64)
@@ -113,7 +114,7 @@ class QuerySet:
     def take(self, rows: Sequence[int] | NDArray[np.integer]) -> QuerySet:
         """The queries of these rows."""
         index = np.asarray(rows, dtype=np.int64)
-        values = {}
+        values: dict[str, Any] = {}
         for f in fields(self):
             value = getattr(self, f.name)
             values[f.name] = value[index] if isinstance(value, np.ndarray) else [value[i] for i in index]
