@@ -29,9 +29,8 @@ def main() -> None:
     for number, name in ((1, "validation"), (2, "test")):
         mine = split == number
         nearest = (grey[mine] @ grey[train].T).argmax(axis=1)
-        print(
-            f"{name}: {mine.sum()} photos, class of the nearest training photo right: {(item[train][nearest] == item[mine]).mean():.1%}"
-        )
+        right = (item[train][nearest] == item[mine]).mean()
+        print(f"{name}: {mine.sum()} photos, class of the nearest training photo right: {right:.1%}")
 
 
 if __name__ == "__main__":
