@@ -73,6 +73,7 @@ def _require_rows(inspection: Inspection, path: Path) -> None:
 
 
 def _enforce_policy(inspection: Inspection, config: ValidationConfig, out: Path) -> None:
+    problems = []
     for name, table in TABLES.items():
         rows, left = inspection.rows[name], inspection.rows_left(name)
         aside = rows - left
@@ -85,13 +86,11 @@ def _enforce_policy(inspection: Inspection, config: ValidationConfig, out: Path)
             problem = f"{left:,} rows are left of {rows:,}, fewer than validation.min_rows = {config.min_rows:,}"
         else:
             continue
-        top = "; ".join(
-            f"{f.rows:,} x {f.rule} in {f.column}, such as: {f.example}" for f in inspection.findings(name)[:3]
-        )
-        raise ContractError(
-            f"table {name!r}: {problem}. Most often: {top}. "
-            f"Every row set aside, with its reason, is in {out / QUARANTINE / table.file}; correct the source"
-        )
+        top = "; ".join(f"{f.rows:,} x {f.example}" for f in inspection.findings(name)[:3]) or "no row was set aside"
+        problems.append(f"table {name!r}: {problem}. Most often: {top}. The rows: {out / QUARANTINE / table.file}")
+    if problems:
+        listing = "\n".join(problems)
+        raise ContractError(f"{listing}\nEach quarantined row has its reason; correct the source, then validate again")
 
 
 def _write_clean(source: Snapshot, inspection: Inspection, out: Path) -> None:

@@ -16,6 +16,7 @@ from onevision.data.snapshot import Snapshot
 from onevision.errors import ContractError
 from onevision.report import StageReport
 from onevision.validation.config import ValidationConfig
+from onevision.validation.inspection import Inspection
 from onevision.validation.stage import run
 
 LENIENT = ValidationConfig(max_quarantine_share=0.5)
@@ -174,3 +175,12 @@ def test_sampled_pictures_are_said_to_be_a_sample(tiny_snapshot: Path, tmp_path:
     report = validate(tiny_snapshot, tmp_path / "out", ValidationConfig(image_sample=0.25))
     assert report.counts["pictures_decoded"] == 38
     assert any("38 of 152 pictures were decoded" in warning for warning in report.warnings)
+
+
+def test_rows_that_slip_past_the_quarantine_fail_the_proof(
+    dirty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Inspection, "set_bad_rows_aside", lambda self: None)
+    with pytest.raises(ContractError, match=r"what is left does not meet the contract: .*rule facts: .* violations"):
+        validate(dirty, tmp_path / "out")
+    assert not (tmp_path / "out" / "manifest.json").exists()
