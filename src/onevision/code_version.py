@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import os
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 PACKAGE = "onevision"
 RECIPES = "recipes"
+DATA_AT_THE_ROOT = {"onevision.features": "feature_repo"}
+"""Package -> folder of data that it reads at the root of a checkout; in a wheel it is inside this package."""
 
 
 def code_hash(module: str, root: Path | None = None) -> str:
@@ -30,7 +33,7 @@ def code_hash(module: str, root: Path | None = None) -> str:
     root = root or Path(__file__).parent
     digest = hashlib.sha256()
     for path in source_files(module, root):
-        digest.update(f"{path.relative_to(root)}\0{path.stat().st_size}\0".encode())
+        digest.update(f"{os.path.relpath(path, root)}\0{path.stat().st_size}\0".encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 
@@ -51,6 +54,8 @@ def source_files(module: str, root: Path) -> list[Path]:
             continue
         files.add(path)
         files.update(_data_files(path.parent, root))
+        if name in DATA_AT_THE_ROOT:
+            files.update(_outside(root, DATA_AT_THE_ROOT[name]))
         queue.extend(_parents(name))
         queue.extend(_imported(path, path.stat().st_mtime_ns))
     return sorted(files)
@@ -86,6 +91,11 @@ def _imported(source: Path, _modified: int) -> tuple[str, ...]:
             names.add(node.module)
             names.update(f"{node.module}.{alias.name}" for alias in node.names)
     return tuple(sorted(n for n in names if n.split(".")[0] == PACKAGE))
+
+
+def _outside(root: Path, folder: str) -> Iterator[Path]:
+    place = root / folder if (root / folder).is_dir() else root.parents[1] / folder
+    return (p for p in place.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
 
 
 def _data_files(folder: Path, root: Path) -> Iterator[Path]:

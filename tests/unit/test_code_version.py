@@ -72,3 +72,6 @@ def test_real_stages_depend_on_their_own_losses_only() -> None:
     assert root / "encoder/circle.py" not in files["pair"]
     assert root / "encoder/circle.py" not in files["materialize-features"]
     assert root / "pairing/stage.py" not in files["align"]
+    assert root.parents[1] / "feature_repo/views.py" in files["materialize-features"]
+    assert root / "preference/dpo.py" in files["align-preferences"]
+    assert [name for name in files if root / "preference/dpo.py" in files[name]] == ["align-preferences"]
