@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from tqdm import tqdm
 
 from onevision.data.contract import IMAGES, TABLES, TIMESTAMP, USERS, Column, Table
 from onevision.data.images import ImageError, check_image
 from onevision.data.rows import Rows, find_file, read_rows
 from onevision.data.snapshot import as_utc, refuse_foreign_folder, write_snapshot
+from onevision.data.threads import map_in_threads
 from onevision.errors import ContractError
 from onevision.report import ReportTable, StageReport
 
@@ -115,12 +115,17 @@ def _check_pictures(source: Path, images: Rows) -> dict[str, str]:
     """Set aside the rows whose picture cannot be used; path of every picture that can."""
     root = source.resolve()
     paths, ids = images.columns["path"].to_pylist(), images.columns["image_id"].to_pylist()
-    faults: dict[int, str] = {}
-    for row in tqdm(np.flatnonzero(images.kept), desc="check pictures", unit="image", disable=None):
+
+    def fault(row: int) -> str | None:
         try:
             check_image(_picture_file(root, paths[row]).read_bytes())
         except (ImageError, OSError, ValueError) as error:
-            faults[int(row)] = f"path {paths[row]!r}: {error}"
+            return f"path {paths[row]!r}: {error}"
+        return None
+
+    rows = np.flatnonzero(images.kept).tolist()
+    found = zip(rows, map_in_threads(fault, rows, "check pictures"), strict=True)
+    faults = {row: text for row, text in found if text is not None}
     images.reject(np.isin(np.arange(len(paths)), list(faults)), lambda row: faults[row])
     usable: dict[str, str] = {}
     for row in np.flatnonzero(images.kept):

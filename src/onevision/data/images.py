@@ -12,7 +12,6 @@ import io
 import os
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 
@@ -20,8 +19,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
-from tqdm import tqdm
 
+from onevision.data.threads import map_in_threads
 from onevision.errors import ContractError, OneVisionError
 
 INDEX = "index.parquet"
@@ -35,8 +34,6 @@ INDEX_SCHEMA = pa.schema(
 )
 DEFAULT_SHARD_BYTES = 256 * 2**20
 MAX_PIXELS = 50_000_000
-_DECODERS = 8
-_DECODE_BLOCK = 64
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 """What shops have. Pillow's other readers (EPS runs Ghostscript) stay shut to uploaded bytes."""
@@ -252,24 +249,16 @@ def load_pixels(store: ImageStore, image_ids: Sequence[str], size: int) -> np.nd
     Returns:
         (N, size, size, 3) uint8, in the order of `image_ids`.
     """
+
+    def decode(image_id: str) -> np.ndarray:
+        try:
+            return decode_image(store.read(image_id), size)
+        except ImageError as error:
+            raise ImageError(f"image_id {image_id!r}: {error}") from None
+
     pixels = np.empty((len(image_ids), size, size, 3), dtype=np.uint8)
-
-    def decode(start: int) -> int:
-        block = image_ids[start : start + _DECODE_BLOCK]
-        for row, image_id in enumerate(block, start):
-            try:
-                pixels[row] = decode_image(store.read(image_id), size)
-            except ImageError as error:
-                raise ImageError(f"image_id {image_id!r}: {error}") from None
-        return len(block)
-
-    # Pillow decodes outside the interpreter's lock, so threads are enough
-    with (
-        ThreadPoolExecutor(min(_DECODERS, os.cpu_count() or 1)) as pool,
-        tqdm(total=len(image_ids), desc="decode", unit="image", disable=None) as bar,
-    ):
-        for count in pool.map(decode, range(0, len(image_ids), _DECODE_BLOCK)):
-            bar.update(count)
+    for row, picture in enumerate(map_in_threads(decode, image_ids, "decode")):
+        pixels[row] = picture
     return pixels
 
 

@@ -7,7 +7,7 @@ those set aside. Rows are numbered as people see them: in a CSV the header is ro
 from __future__ import annotations
 
 from collections.abc import Callable
-from csv import reader
+from csv import Error, reader
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -85,12 +85,16 @@ class Rows:
 
     def reject_duplicates(self, key: str) -> None:
         """Keep the first row of each key among the rows that fit; the others are set aside."""
-        keys = self.columns[key].to_pylist()
-        first: dict[str, int] = {}
-        repeats = np.zeros(len(keys), dtype=bool)
-        for row in np.flatnonzero(self.kept):
-            repeats[row] = first.setdefault(keys[row], int(row)) != row
-        self.reject(repeats, lambda row: f"{key} {keys[row]!r} was seen in row {self.numbers[first[keys[row]]]}")
+        rows = np.flatnonzero(self.kept)
+        keys = self.columns[key].take(pa.array(rows)).dictionary_encode()
+        codes = keys.indices.to_numpy()
+        first = np.empty(len(keys.dictionary), dtype=np.int64)
+        first[codes[::-1]] = rows[::-1]  # the last one written is the first row
+        original = np.arange(len(self.numbers))
+        original[rows] = first[codes]
+        repeats = original != np.arange(len(self.numbers))
+        values = self.columns[key]
+        self.reject(repeats, lambda row: f"{key} {values[row].as_py()!r} was seen in row {self.numbers[original[row]]}")
 
     def fitting(self) -> pa.Table:
         """The kept rows, cast; `ContractError` if there are none where the contract wants some."""
@@ -127,7 +131,7 @@ def read_rows(path: Path, table: Table) -> Rows:
     """Read a CSV (UTF-8, comma-separated, header first) or Parquet file; `ContractError` if it is neither."""
     try:
         rows = _read_csv(path, table) if path.suffix == ".csv" else _read_parquet(path, table)
-    except (pa.ArrowInvalid, UnicodeDecodeError, OSError) as error:
+    except (pa.ArrowInvalid, UnicodeDecodeError, Error, OSError) as error:
         kind = "comma-separated UTF-8 file with a header" if path.suffix == ".csv" else "Parquet file"
         raise ContractError(f"{path}: not a {kind} ({error})") from None
     names = rows.raw.column_names
@@ -162,8 +166,7 @@ def _read_csv(path: Path, table: Table) -> Rows:
             quoted_strings_can_be_null=True,
         ),
     )
-    taken = {number for number, _ in broken}
-    numbers = np.array([n for n in range(2, raw.num_rows + len(taken) + 2) if n not in taken], dtype=np.int64)
+    numbers = np.setdiff1d(np.arange(2, raw.num_rows + len(broken) + 2), [number for number, _ in broken])
     blank = np.logical_and.reduce([_mask(pc.is_null(column)) for column in raw.columns])  # an empty line is no row
     return Rows(path, table, raw.filter(pa.array(~blank)), numbers[~blank], broken)
 

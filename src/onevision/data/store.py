@@ -15,7 +15,6 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
@@ -209,12 +208,19 @@ def download(uri: str | Path, local: Path) -> Artifact:
         (partial / MANIFEST).write_bytes(manifest)
         open_artifact(partial)
         partial.chmod(0o755)
-        with suppress(FileNotFoundError):
-            local.rmdir()
-        partial.replace(local)
+        _put_in_place(partial, local)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return open_artifact(local, verify=False)
+
+
+def _put_in_place(folder: Path, local: Path) -> None:
+    try:
+        folder.replace(local)  # takes the place of an empty folder too
+    except OSError:
+        # somebody else fetched it meanwhile
+        if not (local / MANIFEST).is_file() or (local / MANIFEST).read_bytes() != (folder / MANIFEST).read_bytes():
+            raise ArtifactError(f"{local}: was filled with something else during the download") from None
 
 
 def cached_download(uri: str) -> Path:

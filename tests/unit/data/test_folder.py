@@ -193,6 +193,8 @@ def test_bad_pictures_are_set_aside_with_the_reason(tmp_path: Path, shop: Path) 
     (shop / "bomb.png").write_bytes(png(30_000, 30_000))
     (shop / "large.png").write_bytes(png(9_000, 9_000))
     (shop / "empty.jpg").write_bytes(b"")
+    with (shop / "heavy.jpg").open("wb") as stream:
+        stream.truncate(2**30)  # takes no room on disk
     expected = {
         "../secret.jpg": "leads out of the folder",
         str(tmp_path / "secret.jpg"): "leads out of the folder",
@@ -204,6 +206,7 @@ def test_bad_pictures_are_set_aside_with_the_reason(tmp_path: Path, shop: Path) 
         "empty.jpg": "not an image",
         "bomb.png": "over the cap",
         "large.png": "9000 x 9000 pixels, over the cap of 50,000,000",
+        "heavy.jpg": "1,073,741,824 bytes, over the cap of 67,108,864",
         "": "path is empty",
     }
     append(shop, "images", *(f"x{n},i001,main,2026-01-01,{path}" for n, path in enumerate(expected)))

@@ -154,6 +154,15 @@ def test_a_download_needs_an_empty_folder(root: str, artifact: Path, tmp_path: P
         download(root, tmp_path / "mine")
 
 
+def test_two_who_fetch_at_once_both_get_it(root: str, artifact: Path, tmp_path: Path) -> None:
+    upload(artifact, root)
+    got: list[Path] = []
+    run_together(lambda _: got.append(download(root, tmp_path / "got").path), 4)
+    assert got == [tmp_path / "got"] * 4
+    assert tree(tmp_path / "got") == tree(artifact)
+    assert sorted(p.name for p in tmp_path.iterdir() if "got" in p.name) == ["got"]
+
+
 def test_a_killed_upload_is_unfinished_wherever_it_is_killed_and_can_be_finished(
     gcs: GcsEmulator, artifact: Path, tmp_path: Path
 ) -> None:
