@@ -15,6 +15,7 @@ from __future__ import annotations
 from typing import NamedTuple, cast
 
 import torch
+import transformers
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -23,6 +24,9 @@ from onevision.generator.layers import DecoderLayer, EncoderLayer
 from onevision.generator.prompts import Prompt, Task
 from onevision.generator.token_pruning import KeepRule, merge_dropped
 from onevision.quantization.residual import ResidualQuantizer
+
+# Loading takes milliseconds; a bar of the library's own on stderr would only be noise.
+transformers.utils.logging.disable_progress_bar()
 
 HISTORY_KINDS = 3
 LONG_TOKENS = 4

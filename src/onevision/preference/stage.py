@@ -86,8 +86,8 @@ def _report(monitor: Monitor, kept: bool, counts: dict[str, int]) -> StageReport
     }
     logs = {name: monitor.values.get(name, []) for name in ("chosen", "rejected")}
     likelihood = line_chart(monitor.steps, logs, title="Log-probability of chosen and rejected items", y_label="log p")
-    shares = {name: monitor.values.get(name, []) for name in ("accuracy", "loss")}
-    accuracy = line_chart(monitor.steps, shares, title="Preference accuracy and loss", y_label="")
+    shares = {"accuracy": monitor.values.get("accuracy", [])}
+    accuracy = line_chart(monitor.steps, shares, title="Preference accuracy", y_label="share of losers")
     return StageReport(
         "align-preferences",
         counts=counts,
