@@ -60,7 +60,8 @@ def test_the_same_data_give_the_same_snapshot(
     data: Path, written: tuple[Snapshot, StageReport], tmp_path: Path
 ) -> None:
     write_grocery_snapshot(tmp_path / "again", data)
-    assert Snapshot.open(tmp_path / "again").artifact.identity == written[0].artifact.identity
+    again = Snapshot.open(tmp_path / "again", verify=False)
+    assert again.artifact.identity == written[0].artifact.identity
 
 
 def test_every_picture_keeps_its_published_bytes_and_its_class(
