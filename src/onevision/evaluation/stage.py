@@ -98,8 +98,7 @@ def run(
     start_artifact(out)
     items = Items.load(semantic_ids, shop)
     queries, counts = held_out_queries(pairs, encoder, features, items, config.max_queries)
-    cold = items.item_id[items.cold].tolist()
-    counts |= check_leakage(pairs, queries.query_id, queries.image_id, cold)
+    counts |= check_leakage(pairs, queries.query_id, queries.image_id, items.item_id[items.cold].tolist())
     searches = Searches.of(queries, items, pairs)
     clock = Clock(len(queries), config.latency_queries)
     cascade, dense = train_cascade(items, shop, pairs, encoder, features, config, seed)
@@ -120,29 +119,23 @@ def run(
     metrics = comparison.metrics() | comparison.difference_metrics(COMPARED) | comparison.slice_metrics(slices)
     metrics |= {f"{n}/invalid_rate": s.invalid_rate for n, s in systems.items() if s.invalid_rate is not None}
     metrics |= instance_retrieval(queries, items, dense) | _encoding_metrics(quantizer)
-    write_json(out / "metrics.json", metrics)
-    rankings = {name: system.items for name, system in systems.items()}
-    pq.write_table(ranks_table(queries, rankings, comparison.ranks, items), out / "ranks.parquet")
-    write_json(out / "gallery.json", gallery(queries, rankings, items, config.gallery, seed))
+    _write(out, metrics, queries, systems, comparison, items, config, seed)
     settings = {"beam_width": config.beam_width, "bootstrap_samples": config.bootstrap_samples, "seed": seed}
     finish_artifact(out, "evaluation", parents=parents, counts=counts, extra=settings)
     latencies = {name: system.latency for name, system in systems.items() if system.latency}
     latencies["image_tower"] = image_tower_latency(shop, encoder, queries, clock)
-    return StageReport(
-        "evaluate",
-        counts=counts,
-        metrics=metrics | {f"{n}/{key}": ms for n, taken in latencies.items() for key, ms in taken.items()},
-        warnings=warnings(comparison, slices),
-        tables=[
-            comparison.table(),
-            comparison.difference_table(COMPARED),
-            comparison.slice_table(slices),
-            latency_table(latencies, len(items)),
-            _cascade_table(cascade),
-        ],
-        figures=figures(comparison, slices),
-        seconds=time.perf_counter() - began,
-    )
+    report = StageReport("evaluate", counts=counts, metrics=metrics | _flat(latencies))
+    report.warnings = warnings(comparison, slices)
+    report.tables = [
+        comparison.table(),
+        comparison.difference_table(COMPARED),
+        comparison.slice_table(slices),
+        latency_table(latencies, len(items)),
+        _cascade_table(cascade),
+    ]
+    report.figures = figures(comparison, slices)
+    report.seconds = time.perf_counter() - began
+    return report
 
 
 def held_out_queries(
@@ -227,6 +220,26 @@ def _generators(
         name: generator_system(name, ranker, answered, config.beam_width, timer)
         for name, ranker, answered, timer in asked
     }
+
+
+def _write(
+    out: Path,
+    metrics: dict[str, float],
+    queries: QuerySet,
+    systems: dict[str, System],
+    comparison: Comparison,
+    items: Items,
+    config: EvaluationConfig,
+    seed: int,
+) -> None:
+    rankings = {name: system.items for name, system in systems.items()}
+    write_json(out / "metrics.json", metrics)
+    pq.write_table(ranks_table(queries, rankings, comparison.ranks, items), out / "ranks.parquet")
+    write_json(out / "gallery.json", gallery(queries, rankings, items, config.gallery, seed))
+
+
+def _flat(latencies: dict[str, dict[str, float]]) -> dict[str, float]:
+    return {f"{name}/{key}": ms for name, taken in latencies.items() for key, ms in taken.items()}
 
 
 def _open_parents(snapshot: Artifact, **inputs: tuple[Path, str]) -> dict[str, Artifact]:
