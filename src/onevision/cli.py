@@ -194,6 +194,37 @@ def search(
         print(f"written to {html}")
 
 
+@app.command("evaluate-queries", rich_help_panel="Use")
+def evaluate_queries(
+    queries: Annotated[Path, typer.Argument(help="judged queries, .csv or .parquet: image, relevant, user")],
+    bundle: Annotated[Path, typer.Option(help="bundle to measure")] = LATEST_RUN / "bundle",
+    features: Annotated[Path | None, typer.Option(help="features artifact, for known users")] = None,
+    out: Annotated[Path | None, typer.Option(help="folder for figures, ranks and rows set aside")] = None,
+) -> None:
+    """Measure a bundle on your own judged queries, beside dense neighbours."""
+    from onevision.evaluation.queries import evaluate_queries
+    from onevision.runner import check_output_folder
+
+    if out:
+        check_output_folder(out)
+    _show_tables(evaluate_queries(bundle, queries, features=features, out=out), out)
+
+
+@app.command("encoding-report", rich_help_panel="Use")
+def encoding_report(
+    embeddings: Annotated[Path, typer.Argument(help="array (rows, dimensions), .npy or .safetensors")],
+    pairs: Annotated[Path | None, typer.Option(help="rows that show one product: .npy, .csv or .parquet")] = None,
+    categories: Annotated[Path | None, typer.Option(help="one a row: .npy, .csv or .parquet")] = None,
+    out: Annotated[Path | None, typer.Option(help="folder for metrics and page")] = None,
+    sizes: Annotated[str, typer.Option(help="codebook sizes, such as 64,32,16; by default from the products")] = "",
+    seed: Annotated[int, typer.Option(min=0)] = 7,
+) -> None:
+    """Compare semantic IDs of your own embeddings: RQ-KMeans, RQ-OPQ, OPQ and VRQ."""
+    from onevision.quantization.encoding_report import encoding_report
+
+    _show_tables(encoding_report(embeddings, pairs, categories, out, _sizes(sizes), seed), out)
+
+
 @app.command("report", rich_help_panel="Use")
 def report(run: Annotated[Path, typer.Argument(help="run folder")] = LATEST_RUN) -> None:
     """Write a run's report again, and show its summary."""
@@ -241,6 +272,30 @@ def recipes_show(
 
     values = load_recipe(recipe, overrides or []).model_dump(mode="json")
     print(yaml.safe_dump(values, sort_keys=False), end="")
+
+
+def _sizes(text: str) -> tuple[int, ...] | None:
+    try:
+        return tuple(int(size) for size in text.split(",")) if text else None
+    except ValueError:
+        raise OneVisionError(f"codebook sizes {text!r}: write them as 64,32,16") from None
+
+
+def _show_tables(report: StageReport, out: Path | None) -> None:
+    from rich.console import Console
+
+    from onevision.runner import write_page
+    from onevision.summary import report_tables
+
+    for warning in report.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    console = Console()
+    for table in report_tables(report):
+        console.print(table)
+    if out:
+        report.save(out)
+        write_page(report, [out / "report.html"])
+        print(f"written to {out}")
 
 
 def _show(report: StageReport, out: Path) -> None:

@@ -63,7 +63,7 @@ def run_stage(
     cache = StageCache.from_environment() if stage.pure else None
     key = stage_key(name, section, values.seed, identities, stage.function.partition(":")[0]) if cache else ""
     report = _finished(name, stage.output, target, work, cache, key)
-    _write_page(report, [target / "report.html", *([Path(html)] if html else [])])
+    write_page(report, [target / "report.html", *([Path(html)] if html else [])])
     return report
 
 
@@ -179,7 +179,8 @@ def _function(stage: Stage) -> Callable[..., StageReport]:
     return found
 
 
-def _write_page(report: StageReport, places: Sequence[Path]) -> None:
+def write_page(report: StageReport, places: Sequence[Path]) -> None:
+    """Write the HTML page of a report, in one step, to every one of `places`."""
     from onevision.reporting.page import stage_page
 
     page = stage_page(report)

@@ -33,6 +33,23 @@ def stage_table(reports: Sequence[StageReport]) -> Table:
     return table
 
 
+def report_tables(report: StageReport) -> list[Table]:
+    """The tables of a report that have rows."""
+    tables = []
+    for source in (table for table in report.tables if table.rows):
+        table = Table(box=box.SIMPLE_HEAD, title=source.title, title_justify="left", caption=source.caption or None)
+        for number, column in enumerate(source.columns):
+            table.add_column(column, justify="right" if number else "left", overflow="fold")
+        for row in source.rows:
+            table.add_row(*(_cell(value) for value in row))
+        tables.append(table)
+    return tables
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
 def systems_table(evaluation: Artifact) -> Table:
     """Every system on the same held-out queries, in percent."""
     headline = read_headline(evaluation)
