@@ -1,4 +1,8 @@
-"""Augmentation for small sets of real photos."""
+"""Augmentation of training pictures.
+
+Without it the encoder learns its training photos by heart (R@1 73 % on them, 49 % on others, synthetic shop), and the
+generator, which sees their vectors, learns from photos that are easier than any it will meet.
+"""
 
 from __future__ import annotations
 

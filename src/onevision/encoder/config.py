@@ -21,10 +21,10 @@ class EncoderConfig(Section):
     category_weight: float = Field(0.3, ge=0.0, lt=1.0, description="w of e = normalize((1-w) x + w c)")
     category_dropout: float = Field(0.15, ge=0.0, le=1.0)
     augmentation: Literal["none", "flip-crop"] = Field(
-        "none", description="flip-crop mirrors and shifts training pictures: for small sets of real photos"
+        "flip-crop", description="flip-crop mirrors and shifts training pictures, so that they are not learnt by heart"
     )
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where the CPU has it natively")
-    steps: int = Field(900, ge=1, description="optimiser steps")
+    steps: int = Field(700, ge=1, description="optimiser steps")
     items_per_batch: int = Field(64, ge=2, description="P of the P x K sampler")
     views_per_item: int = Field(4, ge=2, description="K of the P x K sampler")
     click_pair_share: float = Field(
@@ -35,7 +35,7 @@ class EncoderConfig(Section):
     weight_decay: float = Field(0.02, ge=0)
     temperature: float = Field(0.07, gt=0, le=1)
     infonce_weight: float = Field(1.0, ge=0)
-    circle_weight: float = Field(0.5, ge=0)
+    circle_weight: float = Field(0.25, ge=0)
     circle_warmup: float = Field(0.3, ge=0, le=1, description="share of the steps before circle loss joins")
     circle_margin: float = Field(0.4, gt=0, lt=1)
     circle_gamma: float = Field(80.0, gt=0)

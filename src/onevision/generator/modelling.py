@@ -3,11 +3,17 @@
 Prompt: [task] [profile] [picture vector] [its own semantic ID] [category] [patch tokens] [history] [long history].
 Output: one code a step, with a softmax over the codes of that level only.
 
-Two things set it apart from a plain sequence model [ours]:
-- a *code prior*: the logit of a code is lowered by its distance to what the photo still leaves unexplained under the
-  codes written so far, `logit_l(k) = head_l(h)_k - gamma_l ||r_l - C_l[k]||^2`, so that items nobody clicked yet are in
-  reach from the first step; gamma_l is learnt;
-- a *taste shift*: the point that the prior measures from is moved by what the encoder read in the history.
+What sets it apart from a plain sequence model is the *pointer* [ours]: instead of a table of free logits, each step
+points at a place in the space of the codebooks and reads the codes off by distance, in two ways that are mixed:
+
+    look_l(k)  = softmax_k(-g_l ||r_l - C_l[k]||^2)                  the product in the photo
+    taste_l(k) = softmax_k(-t_l ||r_l + p_l(h_l) - C_l[k]||^2)       what this shopper makes of it
+    p_l(k)     = m_l look_l(k) + (1 - m_l) taste_l(k),  m_l = sigmoid(w_l h_l);  r_0 = P(e),  r_{l+1} = r_l - C_l[c_l]
+
+r_l is what the photo still leaves unexplained under the codes written so far, p_l(h_l) the move that the decoder makes
+(zero at first), g_l and t_l learnt sharpness. An untrained generator already searches the codebooks like
+residual-quantised nearest neighbours, so items that nobody clicked yet are in reach from the first step, and what is
+learnt of one item holds for those near it.
 """
 
 from __future__ import annotations
@@ -15,6 +21,7 @@ from __future__ import annotations
 from typing import NamedTuple, cast
 
 import torch
+import torch.nn.functional as F
 import transformers
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -73,7 +80,7 @@ class Generator(PreTrainedModel):
         self.task = nn.Embedding(len(Task), d)
         self.segment = nn.Embedding(len(config.segments) + 1, d)
         self.codes = nn.ModuleList(nn.Embedding(size, d) for size in sizes)
-        self.reconstruction = nn.Linear(dim, d)
+        self.reconstruction = nn.Linear(dim, d, bias=False)
         self.item_norm = nn.LayerNorm(d)
         self.history_kind = nn.Embedding(HISTORY_KINDS, d)
         self.history_position = nn.Embedding(config.history_length, d)
@@ -88,13 +95,14 @@ class Generator(PreTrainedModel):
         self.decoder_position = nn.Parameter(torch.randn(len(sizes), d) * 0.02)
         self.decoder = nn.ModuleList(DecoderLayer(*layer) for _ in range(config.decoder_layers))
         self.decoder_norm = nn.LayerNorm(d)
-        self.heads = nn.ModuleList(nn.Linear(d, size) for size in sizes)
-        self.log_gamma = nn.Parameter(torch.full((len(sizes),), 2.3))
-        self.taste_shift = nn.Linear(d, dim)
+        self.pointers = nn.ModuleList(nn.Linear(d, dim) for _ in sizes)
+        self.mixing = nn.ModuleList(nn.Linear(d, 1) for _ in sizes)
+        self.log_look = nn.Parameter(torch.linspace(2.0, 3.0, len(sizes)))
+        self.log_taste = nn.Parameter(torch.linspace(1.5, 2.5, len(sizes)))
         self.category_head = nn.Linear(d, config.categories)
         self.post_init()
-        nn.init.zeros_(self.taste_shift.weight)
-        nn.init.zeros_(self.taste_shift.bias)
+        for pointer in cast(list[nn.Linear], self.pointers):
+            nn.init.zeros_(pointer.weight)
 
     def _init_weights(self, module: nn.Module) -> None:
         """Normal(0, 0.02) weights; the frozen codebooks are not touched."""
@@ -130,71 +138,74 @@ class Generator(PreTrainedModel):
                 mask = torch.cat([front_mask, token_mask, back_mask], 1)
             x = layer(x, mask)
         x = self.encoder_norm(x)
-        point = self.quantizer.project(prompt.embedding) + self.taste_shift(x[:, 0])
         keys_values = [layer.cross_attention.keys_values(x) for layer in cast(list[DecoderLayer], self.decoder)]
+        point = self.quantizer.project(prompt.embedding)
         return Memory(keys_values, mask, point, kept, self.category_head(x[:, 0]))
 
     def _embed(self, prompt: Prompt) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         kind = self.kind.weight
+        tables = self._code_tables()
         front = torch.stack(
             [
                 self.task(prompt.task) + kind[0],
                 self.segment(prompt.segment) + kind[1],
                 self.vector(prompt.embedding),
-                self._own_id(prompt.embedding) + kind[2],
+                self._own_id(prompt.embedding, tables) + kind[2],
                 self.category(prompt.category) + kind[3],
             ],
             1,
         )
         patches = self.image(prompt.tokens.float()) + self.image_position
-        history, history_mask = self._history(prompt.history)
-        long, long_mask = self._long_history(prompt.long_history)
+        history, history_mask = self._history(prompt.history, tables)
+        long, long_mask = self._long_history(prompt.long_history, tables)
         return front, patches, torch.cat([history, long], 1), torch.cat([history_mask, long_mask], 1)
 
-    def _own_id(self, embedding: Tensor) -> Tensor:
+    def _own_id(self, embedding: Tensor, tables: Tensor) -> Tensor:
         """The query's own semantic ID, as one token."""
         rest = self.quantizer.project(embedding)
-        total = torch.zeros(len(embedding), self.config.d_model)
-        for level, table in enumerate(self.codes):
-            code = self.quantizer.distances(rest, level).argmin(-1)
-            rest = self.quantizer.advance(rest, level, code)
-            total = total + table(code)
-        return total
+        codes = []
+        for level in range(len(self.codebook_sizes)):
+            codes.append(self.quantizer.distances(rest, level).argmin(-1))
+            rest = self.quantizer.advance(rest, level, codes[-1])
+        return self._items(torch.stack(codes, -1), tables)
 
-    def item(self, sids: Tensor) -> Tensor:
-        """Tokens (..., d) of items by semantic ID (..., L): their codes, and the vector that the codes stand for."""
-        total: Tensor = self.reconstruction(self._decode(sids))
-        for level, table in enumerate(self.codes):
-            total = total + table(sids[..., level])
-        return self.item_norm(total)
+    def _code_tables(self) -> Tensor:
+        """Tokens (sum of K_l, d) of all codes, level after level: learnt, plus a map of what each code stands for.
 
-    def _decode(self, sids: Tensor) -> Tensor:
+        An item's token is the sum over its codes, E_l[c_l] + W C_l[c_l]: the map is linear, so it is applied to the
+        codebooks once and not to every item of every history.
+        """
         quantizer = self.quantizer
-        levels = len(quantizer.residual_sizes)
-        parts = [quantizer.codebook(level)[sids[..., level]] for level in range(levels)]
-        z = torch.stack(parts).sum(0)
-        if quantizer.opq_subspaces:
-            tails = [quantizer.opq_codebooks[s][sids[..., levels + s]] for s in range(quantizer.opq_subspaces)]
-            z = z + torch.cat(tails, -1) @ quantizer.rotation.T
-        return z
+        books = [quantizer.codebook(level) for level in range(len(quantizer.residual_sizes))]
+        for s in range(quantizer.opq_subspaces):
+            span = quantizer.dim // quantizer.opq_subspaces
+            books.append(quantizer.opq_codebooks[s] @ quantizer.rotation[:, s * span : (s + 1) * span].T)
+        learnt = torch.cat([table.weight for table in cast(list[nn.Embedding], self.codes)])
+        return learnt + self.reconstruction(torch.cat(books))
 
-    def _history(self, history: Tensor) -> tuple[Tensor, Tensor]:
+    def _items(self, sids: Tensor, tables: Tensor) -> Tensor:
+        """Tokens (..., d) of items by semantic ID (..., L)."""
+        first = torch.tensor([0, *self.codebook_sizes[:-1]]).cumsum(0)
+        summed = F.embedding_bag((sids + first).flatten(0, -2), tables, mode="sum")
+        return self.item_norm(summed.view(*sids.shape[:-1], summed.shape[-1]))
+
+    def _history(self, history: Tensor, tables: Tensor) -> tuple[Tensor, Tensor]:
         """(B, 3, H, L) -> tokens (B, 3 h, d) and mask, cut to the longest history h of the batch."""
         there = history[..., 0] >= 0
         longest = int(there.sum(-1).max()) if there.numel() else 0
         there, history = there[:, :, :longest], history[:, :, :longest]
-        tokens = self.item(history.clamp_min(0)) + self.history_kind.weight[:, None]
+        tokens = self._items(history.clamp_min(0), tables) + self.history_kind.weight[:, None]
         tokens = tokens + self.history_position.weight[:longest]
         return tokens.flatten(1, 2), there.flatten(1)
 
-    def _long_history(self, sids: Tensor) -> tuple[Tensor, Tensor]:
+    def _long_history(self, sids: Tensor, tables: Tensor) -> tuple[Tensor, Tensor]:
         """(B, M, L) -> a few soft tokens (B, 4, d), each a learnt average of the long history."""
         there = sids[..., 0] >= 0
         longest = int(there.sum(-1).max()) if there.numel() else 0
         if longest == 0:
             return sids.new_zeros((len(sids), 0, self.config.d_model), dtype=torch.float32), there[:, :0]
         there, sids = there[:, :longest], sids[:, :longest]
-        items = self.item(sids.clamp_min(0))
+        items = self._items(sids.clamp_min(0), tables)
         score = self.long_score(items).masked_fill(~there[..., None], -1e4)
         soft = score.softmax(1).transpose(1, 2) @ items + self.long_queries
         return soft, there[:, :1].expand(-1, LONG_TOKENS)
@@ -202,12 +213,12 @@ class Generator(PreTrainedModel):
     # --- Decoder
 
     def forward(self, prompt: Prompt, target: Tensor, pruning: KeepRule | None = None) -> tuple[list[Tensor], Memory]:
-        """Logits of every level (B, K_l) under teacher forcing with semantic IDs `target` (B, L), and the memory."""
+        """Log-probabilities of every level (B, K_l) under teacher forcing with `target` (B, L), and the memory."""
         memory = self.read(prompt, pruning)
-        return self.logits(memory, target), memory
+        return self.next_codes(memory, target), memory
 
-    def logits(self, memory: Memory, target: Tensor) -> list[Tensor]:
-        """Logits of every level (B, K_l) when the codes before it are those of `target` (B, L)."""
+    def next_codes(self, memory: Memory, target: Tensor) -> list[Tensor]:
+        """Log-probabilities of every level (B, K_l) when the codes before it are those of `target` (B, L)."""
         written = [table(target[:, level]) for level, table in enumerate(self.codes[:-1])]
         x = torch.stack([self.start.expand(len(target), -1), *written], 1) + self.decoder_position
         for layer, context in zip(self.decoder, memory.keys_values, strict=True):
@@ -215,7 +226,7 @@ class Generator(PreTrainedModel):
         x = self.decoder_norm(x)
         rest = memory.point
         result = []
-        for level in range(len(self.heads)):
+        for level in range(len(self.pointers)):
             result.append(self._score(x[:, level], rest, level))
             rest = self.quantizer.advance(rest, level, target[:, level])
         return result
@@ -223,8 +234,8 @@ class Generator(PreTrainedModel):
     def log_probability(self, memory: Memory, target: Tensor) -> Tensor:
         """log pi(SID | prompt), (B,), of semantic IDs `target` (B, L)."""
         parts = [
-            logits.float().log_softmax(-1).gather(-1, target[:, level : level + 1])[:, 0]
-            for level, logits in enumerate(self.logits(memory, target))
+            log_p.gather(-1, target[:, level : level + 1])[:, 0]
+            for level, log_p in enumerate(self.next_codes(memory, target))
         ]
         return torch.stack(parts).sum(0)
 
@@ -247,8 +258,13 @@ class Generator(PreTrainedModel):
         for number, layer in enumerate(cast(list[DecoderLayer], self.decoder)):
             x, own = layer.step(x, past[number] if past else None, memory.keys_values[number], memory.mask)
             present.append(own)
-        logits = self._score(self.decoder_norm(x), rest, level)
-        return logits.float().log_softmax(-1), present
+        return self._score(self.decoder_norm(x), rest, level), present
 
     def _score(self, hidden: Tensor, rest: Tensor, level: int) -> Tensor:
-        return self.heads[level](hidden) - self.log_gamma[level].exp() * self.quantizer.distances(rest, level)
+        """Log-probabilities (..., K_l) float32 of the codes of a level."""
+        distances = self.quantizer.distances
+        look = (-self.log_look[level].exp() * distances(rest, level)).log_softmax(-1)
+        aim = rest + self.pointers[level](hidden)
+        taste = (-self.log_taste[level].exp() * distances(aim, level)).log_softmax(-1)
+        mixing = self.mixing[level](hidden)
+        return torch.logaddexp(F.logsigmoid(mixing) + look, F.logsigmoid(-mixing) + taste)

@@ -80,7 +80,7 @@ def run(
             "queries_without_target": len(train) - len(np.unique(clicks.row)),
             "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         },
-        metrics=log.validation | {f"gamma@{n}": float(g) for n, g in enumerate(model.log_gamma.exp(), 1)},
+        metrics=log.validation,
         figures=[Figure("Generator loss", "svg", curve, "Negative log-probability of the semantic ID; P, S1, S2.")],
     )
     finish_artifact(out, "generator", parents=parents, counts=report.counts)

@@ -57,10 +57,11 @@ class GeneratorTrainer:
         self.item_sids, self.item_category = item_sids, item_category
         self.validate = validate
         self.rng = np.random.default_rng([seed, 2])
-        slow = [p for n, p in model.named_parameters() if p.requires_grad and n != "log_gamma"]
+        sharpness = [model.log_look, model.log_taste]
+        others = [p for n, p in model.named_parameters() if p.requires_grad and n not in ("log_look", "log_taste")]
         groups = [
-            {"params": slow, "weight_decay": config.weight_decay},
-            {"params": [model.log_gamma], "weight_decay": 0.0, "lr": 10 * config.learning_rate},
+            {"params": others, "weight_decay": config.weight_decay},
+            {"params": sharpness, "weight_decay": 0.0, "lr": 10 * config.learning_rate},
         ]
         self.optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
 
@@ -111,8 +112,8 @@ class GeneratorTrainer:
 
     def _step(self, prompt: Prompt, item: Tensor, weight: Tensor, pruning: PruningSetting | None) -> float:
         target = self.item_sids[item]
-        logits, memory = self.model(prompt, target, pruning)
-        loss = sid_loss(logits, target, weight)
+        log_p, memory = self.model(prompt, target, pruning)
+        loss = sid_loss(log_p, target, weight)
         category = self.item_category[item]
         if (category >= 0).any():
             loss = loss + CATEGORY_LOSS * F.cross_entropy(memory.category_logits, category, ignore_index=-1)
@@ -123,7 +124,7 @@ class GeneratorTrainer:
         return loss.item()
 
 
-def sid_loss(logits: list[Tensor], target: Tensor, weight: Tensor) -> Tensor:
-    """Weighted mean over samples of -log pi(SID), `target` (B, L), summed over levels."""
-    parts = [F.cross_entropy(level, target[:, n], reduction="none") for n, level in enumerate(logits)]
+def sid_loss(log_p: list[Tensor], target: Tensor, weight: Tensor) -> Tensor:
+    """Weighted mean over samples of -log pi(SID): `log_p` a level (B, K_l), `target` (B, L)."""
+    parts = [F.nll_loss(level, target[:, n], reduction="none") for n, level in enumerate(log_p)]
     return (torch.stack(parts).sum(0) * weight).sum() / weight.sum()

@@ -161,7 +161,9 @@ class VRQ(ResidualQuantizer):
         product = torch.from_numpy(pairs.product[rows])
         same = product[:, None] == product[None]
         path = torch.from_numpy(pairs.path[rows])
-        contrast = agreement = category = torch.zeros(())
+        agreement = category = torch.zeros(())
+        # The whole reconstruction must still tell products apart: without this, agreement is bought with recall.
+        contrast = view_contrast(u.prefixes[-1], v.prefixes[-1], same, config.temperature)
         for level, (weight, head) in enumerate(zip(CONTRAST_LEVELS, heads, strict=False)):
             contrast = contrast + weight * view_contrast(u.prefixes[level], v.prefixes[level], same, config.temperature)
             agreement = agreement + weight * code_agreement(

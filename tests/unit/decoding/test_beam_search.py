@@ -57,7 +57,7 @@ def test_a_narrow_beam_equals_a_reference_search_in_plain_python() -> None:
                     *(getattr(memory, n)[q : q + 1] for n in ("mask", "point", "kept", "category_logits")),
                 )
                 with torch.inference_mode():
-                    log_p = model.logits(one, target)[level][0].log_softmax(-1)
+                    log_p = model.next_codes(one, target)[level][0]
                 allowed = {s[level] for s in sids if s[:level] == prefix}
                 candidates += [(score + log_p[c].item(), (*prefix, c)) for c in allowed]
             live = sorted(candidates, key=lambda c: (-c[0], c[1]))[:3]
@@ -88,10 +88,8 @@ def test_dead_beams_stay_dead() -> None:
 def test_equal_scores_go_to_the_smaller_leaf() -> None:
     model = make_generator(QUANTIZER)
     with torch.no_grad():
-        for head in model.heads:
-            head.weight.zero_()
-            head.bias.zero_()
-        model.log_gamma.fill_(-30.0)
+        model.log_look.fill_(-torch.inf)  # every code is as likely as any other
+        model.log_taste.fill_(-torch.inf)
     memory = model.read(PromptBuilder(model.config, CATALOGUE).build(QUERIES))
     beams = beam_search(model, memory, CATALOGUE.trie, 4)
     assert beams.leaves.tolist() == [[0, 1, 2, 3]] * len(QUERIES)
