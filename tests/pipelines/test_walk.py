@@ -80,7 +80,7 @@ def reused(run: Run) -> set[str]:
     return {report.stage for report in run.reports() if report.reused}
 
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 def test_the_first_run_leaves_everything_that_a_run_leaves(walk: tuple[list[Run], str]) -> None:
