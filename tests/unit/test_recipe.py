@@ -56,7 +56,8 @@ def test_wrong_override_is_explained(tmp_path: Path, override: str, message: str
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("- 1", "mapping of sections"), ("a: [", "not valid YAML"), ("sead: 1", "did you mean 'seed'")]
+    ("text", "message"),
+    [("- 1", "mapping of sections"), ("a: [", "not valid YAML"), ("sead: 1", "did you mean 'seed'")],
 )
 def test_wrong_file_is_explained(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "mine.yaml").write_text(text)

@@ -11,7 +11,7 @@ class EvaluationConfig(Section):
     """Held-out comparison of all systems."""
 
     max_queries: int = Field(2000, ge=10, description="newest test queries that are measured")
-    beam_width: int = Field(64, ge=1, le=1024, description="the width that is measured and served")
+    beam_width: int = Field(100, ge=1, le=1024, description="the width that is measured and served")
     bootstrap_samples: int = Field(1000, ge=100)
     recall_candidates: int = Field(200, ge=10, description="items that the cascade's recall hands to its ranker")
     ranker_trees: int = Field(200, ge=1)

@@ -10,10 +10,11 @@ points at a place in the space of the codebooks and reads the codes off by dista
     taste_l(k) = softmax_k(-t_l ||r_l + p_l(h_l) - C_l[k]||^2)       what this shopper makes of it
     p_l(k)     = m_l look_l(k) + (1 - m_l) taste_l(k),  m_l = sigmoid(w_l h_l);  r_0 = P(e),  r_{l+1} = r_l - C_l[c_l]
 
-r_l is what the photo still leaves unexplained under the codes written so far, p_l(h_l) the move that the decoder makes
-(zero at first), g_l and t_l learnt sharpness. An untrained generator already searches the codebooks like
-residual-quantised nearest neighbours, so items that nobody clicked yet are in reach from the first step, and what is
-learnt of one item holds for those near it.
+r_l is what the photo still leaves unexplained under the codes written so far, which the decoder reads beside the last
+code; p_l(h_l) is the move that it makes (zero at first); g_l and t_l are sharpness, learnt a level and scaled by h_l:
+after codes that do not fit the photo, the photo says little of the next. An untrained generator already searches the
+codebooks like residual-quantised nearest neighbours, so items that nobody clicked yet are in reach from the first step,
+and what is learnt of one item holds for those near it.
 """
 
 from __future__ import annotations
@@ -96,7 +97,9 @@ class Generator(PreTrainedModel):
         self.decoder = nn.ModuleList(DecoderLayer(*layer) for _ in range(config.decoder_layers))
         self.decoder_norm = nn.LayerNorm(d)
         self.pointers = nn.ModuleList(nn.Linear(d, dim) for _ in sizes)
-        self.mixing = nn.ModuleList(nn.Linear(d, 1) for _ in sizes)
+        self.unexplained = nn.Linear(dim, d)
+        # Of each level: how much look and how much taste, and how sharp both are.
+        self.mixing = nn.ModuleList(nn.Linear(d, 3) for _ in sizes)
         self.log_look = nn.Parameter(torch.linspace(2.0, 3.0, len(sizes)))
         self.log_taste = nn.Parameter(torch.linspace(1.5, 2.5, len(sizes)))
         self.category_head = nn.Linear(d, config.categories)
@@ -219,17 +222,16 @@ class Generator(PreTrainedModel):
 
     def next_codes(self, memory: Memory, target: Tensor) -> list[Tensor]:
         """Log-probabilities of every level (B, K_l) when the codes before it are those of `target` (B, L)."""
+        rests = [memory.point]
+        for level in range(len(self.codes) - 1):
+            rests.append(self.quantizer.advance(rests[-1], level, target[:, level]))
         written = [table(target[:, level]) for level, table in enumerate(self.codes[:-1])]
-        x = torch.stack([self.start.expand(len(target), -1), *written], 1) + self.decoder_position
+        x = torch.stack([self.start.expand(len(target), -1), *written], 1)
+        x = x + self.decoder_position + self.unexplained(torch.stack(rests, 1))
         for layer, context in zip(self.decoder, memory.keys_values, strict=True):
             x = layer(x, context, memory.mask)
         x = self.decoder_norm(x)
-        rest = memory.point
-        result = []
-        for level in range(len(self.pointers)):
-            result.append(self._score(x[:, level], rest, level))
-            rest = self.quantizer.advance(rest, level, target[:, level])
-        return result
+        return [self._score(x[:, level], rest, level) for level, rest in enumerate(rests)]
 
     def log_probability(self, memory: Memory, target: Tensor) -> Tensor:
         """log pi(SID | prompt), (B,), of semantic IDs `target` (B, L)."""
@@ -253,7 +255,7 @@ class Generator(PreTrainedModel):
             log-probabilities (B, W, K_l) float32 of the next code, and the new past.
         """
         x = self.start.expand(len(memory.mask), 1, -1) if code is None else self.codes[level - 1](code)
-        x = x + self.decoder_position[level]
+        x = x + self.decoder_position[level] + self.unexplained(rest)
         present = []
         for number, layer in enumerate(cast(list[DecoderLayer], self.decoder)):
             x, own = layer.step(x, past[number] if past else None, memory.keys_values[number], memory.mask)
@@ -262,9 +264,10 @@ class Generator(PreTrainedModel):
 
     def _score(self, hidden: Tensor, rest: Tensor, level: int) -> Tensor:
         """Log-probabilities (..., K_l) float32 of the codes of a level."""
-        distances = self.quantizer.distances
-        look = (-self.log_look[level].exp() * distances(rest, level)).log_softmax(-1)
+        mixing, sharper_look, sharper_taste = self.mixing[level](hidden).split(1, -1)
+        look_sharpness = (self.log_look[level] + sharper_look).exp()
+        taste_sharpness = (self.log_taste[level] + sharper_taste).exp()
+        look = (-look_sharpness * self.quantizer.distances(rest, level)).log_softmax(-1)
         aim = rest + self.pointers[level](hidden)
-        taste = (-self.log_taste[level].exp() * distances(aim, level)).log_softmax(-1)
-        mixing = self.mixing[level](hidden)
+        taste = (-taste_sharpness * self.quantizer.distances(aim, level)).log_softmax(-1)
         return torch.logaddexp(F.logsigmoid(mixing) + look, F.logsigmoid(-mixing) + taste)

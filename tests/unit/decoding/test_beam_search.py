@@ -88,6 +88,9 @@ def test_dead_beams_stay_dead() -> None:
 def test_equal_scores_go_to_the_smaller_leaf() -> None:
     model = make_generator(QUANTIZER)
     with torch.no_grad():
+        for mixing in model.mixing:
+            mixing.weight.zero_()
+            mixing.bias.zero_()
         model.log_look.fill_(-torch.inf)  # every code is as likely as any other
         model.log_taste.fill_(-torch.inf)
     memory = model.read(PromptBuilder(model.config, CATALOGUE).build(QUERIES))
