@@ -16,7 +16,15 @@ from onevision.quantization.residual import ResidualKMeans, ResidualQuantizer
 from onevision.quantization.stage import check_collapse
 from onevision.quantization.vrq import VRQ, ViewPairs
 
-CONFIG = QuantizationConfig(codebook_sizes=(8, 8, 4), opq_size=4, projection_hidden=32, steps=150, batch_size=128)
+CONFIG = QuantizationConfig(
+    codebook_sizes=(8, 8, 4),
+    opq_size=4,
+    projection_hidden=32,
+    steps=120,
+    batch_size=128,
+    learning_rate=1e-3,
+    contrast_weight=1.0,
+)
 
 
 def shop(products: int = 120, views: int = 6, dim: int = 16, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
