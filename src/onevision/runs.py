@@ -97,11 +97,12 @@ class Run:
     def metrics(self) -> dict[str, float]:
         """Flat metrics: those of the evaluation, then every stage's own, its counts, seconds and `peak_memory_mb`.
 
-        The evaluation's are `<system>/<metric>`, the others `<stage>/<name>`.
+        The evaluation's are `<system>/<metric>`, latencies among them; the others `<stage>/<name>`.
         """
-        evaluation = self.artifact("evaluate") / "metrics.json"
-        metrics: dict[str, float] = dict(read_json(evaluation)) if evaluation.exists() else {}
+        metrics: dict[str, float] = {}
         for report in self.reports():
+            if report.stage == "evaluate":
+                metrics.update(report.metrics)
             metrics[f"{report.stage}/seconds"] = report.seconds
             metrics[f"{report.stage}/peak_memory_mb"] = report.peak_memory_mb
             own = {} if report.stage == "evaluate" else report.metrics

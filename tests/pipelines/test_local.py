@@ -59,14 +59,15 @@ def test_runs_in_the_same_second_get_folders_of_their_own(tmp_path: Path) -> Non
 def test_metrics_of_a_run_are_flat(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     make_stage(run, "pair", counts={"pairs_out": 5}, seconds=2.0, peak_memory_mb=100.0)
-    evaluation = run.path / "stages" / "evaluation"
-    evaluation.mkdir()
-    (evaluation / "metrics.json").write_text('{"dense/hr@10": 0.5}')
-    run.link("evaluate", evaluation)
+    make_stage(run, "evaluate", counts={"queries": 3}, metrics={"dense/hr@10": 0.5, "dense/latency_ms_p50": 0.1})
     run.finish()
     assert (run.path / "metrics.json").exists()
     assert run.metrics() == {
         "dense/hr@10": 0.5,
+        "dense/latency_ms_p50": 0.1,
+        "evaluate/seconds": 0.0,
+        "evaluate/peak_memory_mb": 0.0,
+        "evaluate/queries": 3,
         "pair/seconds": 2.0,
         "pair/peak_memory_mb": 100.0,
         "pair/pairs_out": 5,

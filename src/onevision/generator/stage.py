@@ -20,12 +20,12 @@ from onevision.generator.samples import picture_samples, query_samples
 from onevision.generator.training import GeneratorTrainer
 from onevision.metrics.ranking import hit_rate
 from onevision.quantization.residual import ResidualQuantizer
-from onevision.report import Figure, StageReport
+from onevision.report import Figure, ReportTable, StageReport
 from onevision.reporting.charts import line_chart
 from onevision.semantic_ids.catalogue import Catalogue
 
-VALIDATION_QUERIES = 300
-VALIDATION_BEAMS = 32
+VALIDATION_QUERIES = 400
+VALIDATION_BEAMS = 50
 
 
 def run(
@@ -62,14 +62,14 @@ def run(
     relevant = [[number[c] for c in clicked[:1] if c in number] for clicked in validation.clicked]
 
     def validate() -> float:
-        ranking = ranker.rank(validation, VALIDATION_BEAMS, 10)
-        return float(hit_rate(ranking.items, relevant, 10).mean())
+        ranking = ranker.rank(validation, VALIDATION_BEAMS, 50)
+        return float(np.mean([hit_rate(ranking.items, relevant, k).mean() for k in (10, 50)]))
 
     categories = torch.from_numpy(_category_rows(encoder, catalogue))
     sids = torch.from_numpy(catalogue.codes.astype(np.int64))
     log = GeneratorTrainer(model, config, pictures, clicks, sids, categories, validate, seed).train()
     model.save_pretrained(out)
-    write_json(out / "history.json", {"steps": log.steps, "loss": log.loss, "validation": log.validation})
+    write_json(out / "history.json", {"steps": log.steps, "loss": log.loss, "checks": log.checks, "kept": log.kept})
     curve = line_chart(log.steps, {"loss": list(log.loss)}, title="Generator loss")
     report = StageReport(
         "sft",
@@ -80,7 +80,15 @@ def run(
             "queries_without_target": len(train) - len(np.unique(clicks.row)),
             "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         },
-        metrics=log.validation,
+        metrics={"validation_hit_rate": max(log.checks.values(), default=0.0)},
+        warnings=[] if log.kept.startswith("S2") else [f"the best check on validation days was {log.kept or 'none'}"],
+        tables=[
+            ReportTable(
+                "Checks on validation days",
+                ["stage and step", "mean of HR@10 and HR@50", "kept"],
+                [[name, round(value, 4), "kept" if name == log.kept else ""] for name, value in log.checks.items()],
+            )
+        ],
         figures=[Figure("Generator loss", "svg", curve, "Negative log-probability of the semantic ID; P, S1, S2.")],
     )
     finish_artifact(out, "generator", parents=parents, counts=report.counts)

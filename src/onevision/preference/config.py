@@ -10,7 +10,7 @@ from onevision.config import Section
 class PreferenceConfig(Section):
     """Listwise DPO with an SFT anchor."""
 
-    steps: int = Field(120, ge=0)
+    steps: int = Field(160, ge=0)
     batch_size: int = Field(64, ge=2)
     learning_rate: float = Field(1e-4, gt=0)
     beta: float = Field(0.2, gt=0)
