@@ -22,4 +22,7 @@ class PreferenceConfig(Section):
     max_delta: float = Field(5.0, gt=0)
     visual_guard_cosine: float = Field(0.2, ge=-1, le=1, description="own beams less alike than this are losers")
     checks: int = Field(4, ge=1, description="evaluations on validation days; the best checkpoint is kept if it wins")
-    tolerance: float = Field(0.003, ge=0, description="loss of HR@10 or image similarity that the gate allows")
+    tolerance: float = Field(0.003, ge=0, description="loss of HR@10 that the gate allows")
+    similarity_tolerance: float = Field(
+        0.01, ge=0, description="loss that the gate allows in the mean cosine of photo and top 10"
+    )

@@ -51,7 +51,7 @@ def align(
 
     Returns:
         monitors, and the weights of the best checkpoint that passed the gate against the parent (MRR@10 higher; HR@10
-        and similarity lower by no more than `config.tolerance`), or None: then the parent goes on.
+        and similarity lower by no more than the tolerances), or None: then the parent goes on.
     """
     monitor = Monitor()
     parent = validate()
@@ -86,16 +86,16 @@ def align(
         if step % every == 0:
             now = validate()
             monitor.checks.append(now)
-            if _wins(now, parent, config.tolerance) and (best is None or now.mrr > best[0]):
+            if _wins(now, parent, config) and (best is None or now.mrr > best[0]):
                 best = now.mrr, copy.deepcopy(model.state_dict())
     return monitor, None if best is None else best[1]
 
 
-def _wins(now: Validation, parent: Validation, tolerance: float) -> bool:
+def _wins(now: Validation, parent: Validation, config: PreferenceConfig) -> bool:
     return (
         now.mrr > parent.mrr
-        and now.hit_rate >= parent.hit_rate - tolerance
-        and now.similarity >= parent.similarity - tolerance
+        and now.hit_rate >= parent.hit_rate - config.tolerance
+        and now.similarity >= parent.similarity - config.similarity_tolerance
     )
 
 
