@@ -12,7 +12,7 @@ class QuantizationConfig(Section):
 
     codebook_sizes: tuple[int, ...] = Field((128, 64, 32), min_length=1, description="residual levels, coarse to fine")
     opq_subspaces: int = Field(2, ge=0, le=2, description="OPQ codes of the last residual; 0 for none")
-    opq_size: int = Field(64, ge=2, le=256, description="codes a sub-space")
+    opq_size: int = Field(256, ge=2, le=256, description="codes a sub-space")
     projection_hidden: int = Field(256, ge=8)
     kmeans_iterations: int = Field(20, ge=1)
     steps: int = Field(400, ge=0)
