@@ -167,7 +167,7 @@ def _local_runner() -> Any:
 
 @app.command("search", rich_help_panel="Use")
 def search(
-    image: Annotated[Path, typer.Argument(help="the photo to search with")],
+    image: Annotated[Path, typer.Option(help="the photo to search with")],
     bundle: Annotated[Path, typer.Option(help="bundle to search in")] = LATEST_RUN / "bundle",
     features: Annotated[Path | None, typer.Option(help="features artifact, for a known user")] = None,
     user: Annotated[str | None, typer.Option(help="who searches; by default nobody known")] = None,
@@ -196,7 +196,7 @@ def search(
 
 @app.command("evaluate-queries", rich_help_panel="Use")
 def evaluate_queries(
-    queries: Annotated[Path, typer.Argument(help="judged queries, .csv or .parquet: image, relevant, user")],
+    queries: Annotated[Path, typer.Option(help="judged queries, .csv or .parquet: image, relevant, user")],
     bundle: Annotated[Path, typer.Option(help="bundle to measure")] = LATEST_RUN / "bundle",
     features: Annotated[Path | None, typer.Option(help="features artifact, for known users")] = None,
     out: Annotated[Path | None, typer.Option(help="folder for figures, ranks and rows set aside")] = None,
@@ -212,7 +212,7 @@ def evaluate_queries(
 
 @app.command("encoding-report", rich_help_panel="Use")
 def encoding_report(
-    embeddings: Annotated[Path, typer.Argument(help="array (rows, dimensions), .npy or .safetensors")],
+    embeddings: Annotated[Path, typer.Option(help="array (rows, dimensions), .npy or .safetensors")],
     pairs: Annotated[Path | None, typer.Option(help="rows that show one product: .npy, .csv or .parquet")] = None,
     categories: Annotated[Path | None, typer.Option(help="one a row: .npy, .csv or .parquet")] = None,
     out: Annotated[Path | None, typer.Option(help="folder for metrics and page")] = None,
