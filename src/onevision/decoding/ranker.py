@@ -27,7 +27,7 @@ class Ranking:
 
     Attributes:
         items: (Q, k) int64 item numbers, best first, -1 where there are no more.
-        scores: (Q, k) float32 log-probability of the item's semantic ID.
+        scores: (Q, k) float32 log-probability of the item's semantic ID, plus the weighted cosine of photo and item.
         leaves: (Q, W) int64 semantic IDs (leaf numbers) in the order of the beams, -1 for a dead beam.
         kept_tokens: (Q,) image tokens that were read.
         invalid_rate: share of live beams whose codes are no semantic ID of the catalogue.
@@ -68,7 +68,7 @@ class GeneratorRanker:
     def rank(
         self, queries: QuerySet, beam_width: int, k: int, task: Task = Task.CLICKED, *, progress: str | None = None
     ) -> Ranking:
-        """Rank items for queries; a bucket's items stand together, by similarity of picture and item."""
+        """Rank items for queries: the items behind all beams, by log-probability and weighted similarity."""
         parts = []
         starts = range(0, len(queries), QUERIES_A_BATCH)
         for start in tqdm(starts, desc=progress, disable=None if progress else True):
@@ -89,29 +89,25 @@ class GeneratorRanker:
         leaves = beams.leaves.numpy()
         items = np.full((len(queries), k), -1, np.int64)
         scores = np.full((len(queries), k), -np.inf, np.float32)
-        for row in range(len(queries)):
-            found, score = self._open_buckets(leaves[row], beams.scores[row].numpy(), queries.embedding[row], k)
-            items[row, : len(found)] = found
-            scores[row, : len(found)] = score
+        for row, query in enumerate(queries.embedding):
+            found, score = self._open_buckets(leaves[row], beams.scores[row].numpy(), query)
+            items[row, : len(found)] = found[:k]
+            scores[row, : len(found)] = score[:k]
         return Ranking(items, scores, leaves, memory.kept.numpy(), self._invalid_rate(beams))
 
     def _open_buckets(
-        self, leaves: NDArray[np.int64], scores: NDArray[np.float32], query: NDArray[np.float32], k: int
+        self, leaves: NDArray[np.int64], log_p: NDArray[np.float32], query: NDArray[np.float32]
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Items behind the live leaves by `log_p + similarity_weight * cosine`; equal scores by cosine."""
         catalogue = self.catalogue
-        live = leaves[leaves >= 0]
+        live, log_p = leaves[leaves >= 0], log_p[leaves >= 0]
         sizes = catalogue.bucket_offsets[live + 1] - catalogue.bucket_offsets[live]
-        used = int(np.searchsorted(sizes.cumsum(), k)) + 1
-        found, found_scores = [], []
-        for leaf, score, size in zip(live[:used], scores[leaves >= 0][:used], sizes[:used], strict=True):
-            bucket = catalogue.bucket_items[catalogue.bucket_offsets[leaf] :][:size]
-            if size > 1:
-                bucket = bucket[np.argsort(-(catalogue.embedding[bucket] @ query), kind="stable")]
-            found.append(bucket)
-            found_scores.append(np.full(size, score, np.float32))
-        if not found:
-            return np.zeros(0, np.int64), np.zeros(0, np.float32)
-        return np.concatenate(found)[:k], np.concatenate(found_scores)[:k]
+        within = np.arange(sizes.sum()) - np.repeat(sizes.cumsum() - sizes, sizes)
+        found = catalogue.bucket_items[np.repeat(catalogue.bucket_offsets[live], sizes) + within]
+        cosine = catalogue.embedding[found] @ query
+        score = np.repeat(log_p, sizes) + np.float32(self.model.config.similarity_weight) * cosine
+        order = np.lexsort((-cosine, -score))
+        return found[order], score[order]
 
     def _invalid_rate(self, beams: Beams) -> float:
         """Measured on the codes as written, against the items' table and not the trie: 0 by construction."""

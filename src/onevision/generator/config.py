@@ -30,3 +30,6 @@ class GeneratorTrainingConfig(Section):
     history_dropout: float = Field(0.3, ge=0, le=1, description="prompts whose history is hidden, for cold users")
     token_dropout: float = Field(0.3, ge=0, lt=1, description="image tokens dropped in the last part of S2")
     view_mix: float = Field(2.0, ge=0, description="a of the Beta(a, a) mix of query and item views; 0 for none")
+    similarity_weights: tuple[float, ...] = Field(
+        (0.0, 3.0, 10.0, 30.0), min_length=1, description="tried on validation days when beams are opened into items"
+    )

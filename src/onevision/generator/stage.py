@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +69,7 @@ def run(
     categories = torch.from_numpy(_category_rows(encoder, catalogue))
     sids = torch.from_numpy(catalogue.codes.astype(np.int64))
     log = GeneratorTrainer(model, config, pictures, clicks, sids, categories, validate, seed).train()
+    by_weight = choose_similarity_weight(model, config, validate)
     model.save_pretrained(out)
     write_json(out / "history.json", {"steps": log.steps, "loss": log.loss, "checks": log.checks, "kept": log.kept})
     curve = line_chart(log.steps, {"loss": list(log.loss)}, title="Generator loss")
@@ -87,12 +89,30 @@ def run(
                 "Checks on validation days",
                 ["stage and step", "mean of HR@10 and HR@50", "kept"],
                 [[name, round(value, 4), "kept" if name == log.kept else ""] for name, value in log.checks.items()],
-            )
+            ),
+            ReportTable(
+                "Similarity when beams are opened",
+                ["weight", "mean of HR@10 and HR@50"],
+                [[weight, round(value, 4)] for weight, value in by_weight.items()],
+                f"Kept: {model.config.similarity_weight:g}. 0 is the log-probability of the semantic ID alone.",
+            ),
         ],
         figures=[Figure("Generator loss", "svg", curve, "Negative log-probability of the semantic ID; P, S1, S2.")],
     )
     finish_artifact(out, "generator", parents=parents, counts=report.counts)
     return report
+
+
+def choose_similarity_weight(
+    model: Generator, config: GeneratorTrainingConfig, validate: Callable[[], float]
+) -> dict[float, float]:
+    """Set the model's `similarity_weight` to the one that validation days like best; the smallest on a tie."""
+    tried = {}
+    for weight in sorted(config.similarity_weights):
+        model.config.similarity_weight = weight
+        tried[weight] = validate()
+    model.config.similarity_weight = max(tried, key=lambda weight: (tried[weight], -weight))
+    return tried
 
 
 def build_generator(
