@@ -24,9 +24,9 @@ class EncoderConfig(Section):
         "flip-crop", description="flip-crop mirrors and shifts training pictures, so that they are not learnt by heart"
     )
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where the CPU has it natively")
-    steps: int = Field(700, ge=1, description="optimiser steps")
-    items_per_batch: int = Field(64, ge=2, description="P of the P x K sampler")
-    views_per_item: int = Field(4, ge=2, description="K of the P x K sampler")
+    steps: int = Field(1400, ge=1, description="optimiser steps")
+    items_per_batch: int = Field(128, ge=2, description="P of the P x K sampler")
+    views_per_item: int = Field(2, ge=2, description="K of the P x K sampler")
     click_pair_share: float = Field(
         0.25, ge=0.0, le=1.0, description="share of a batch's products that come with a product clicked for them"
     )

@@ -132,12 +132,8 @@ def _draw(
 
 
 def _affinity(product: Tensor, views: TrainingViews, click_affinity: float) -> Tensor:
-    affinity = (product[:, None] == product[None]).float()
-    present = {int(n) for n in product}
-    for n in sorted(present):
-        if n in views.neighbours:
-            for neighbour in views.neighbours[n][0]:
-                if int(neighbour) in present:
-                    pair = (product == n)[:, None] & (product == int(neighbour))[None]
-                    affinity[pair | pair.T] = click_affinity if click_affinity > 0 else -1.0
-    return affinity
+    numbers, row = np.unique(product.numpy(), return_inverse=True)
+    clicked = np.array([np.isin(numbers, views.neighbours.get(int(n), ([],))[0]) for n in numbers])
+    weak = torch.from_numpy((clicked | clicked.T)[row][:, row])
+    same = product[:, None] == product[None]
+    return same.float().masked_fill(weak & ~same, click_affinity if click_affinity > 0 else -1.0)
