@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from onevision.config import Section
@@ -23,3 +25,5 @@ class PairingConfig(Section):
         4, ge=0, le=64, description="pictures of one item whose perceptual hashes differ by no more may be near copies"
     )
     max_clicks_per_minute: float = Field(30.0, gt=0, description="faster users are bots; their events are dropped")
+    engine: Literal["duckdb", "spark"] = Field("duckdb", description="what runs the SQL; both give the same pairs")
+    memory_gb: float = Field(4.0, ge=0.5, description="DuckDB spills to disk beyond so much memory")

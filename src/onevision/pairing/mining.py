@@ -1,7 +1,7 @@
 """Mining and cleaning of positive pairs, as SQL text.
 
-The statements are plain SQL (CTEs, joins, window functions, MD5, GREATEST): they run on DuckDB here, and the same text
-was run on Spark 4.0 (synthetic shop, 35,000 events) and gave the same pairs, weights and queries.
+The statements are plain SQL (CTEs, joins, window functions, MD5, GREATEST): the same text runs on every engine of
+`engines.py`, and a test holds DuckDB and Spark to the same pairs, weights and queries.
 They read the views `items`, `images`, `users`, `events` with times as integer microseconds, `categories`, and, for
 pairs, `pictures` (see `splits.py`). `$name` stands for a number. A split is a number in SQL: 0 train, 1 validation,
 2 test. Whatever picks "the first" orders by (ts, event_id): ties cannot differ.
@@ -12,19 +12,24 @@ from __future__ import annotations
 SPLIT_OF = "CASE WHEN {ts} < $train_end THEN 0 WHEN {ts} < $validation_end THEN 1 ELSE 2 END"
 VIEW_ORDER = "CASE view WHEN 'main' THEN 0 WHEN 'sku' THEN 1 WHEN 'user_photo' THEN 2 ELSE 3 END"
 
-LOG = f"""
-CREATE TABLE log AS
-WITH click_rate AS (
-  SELECT user_id, ts, COUNT(*) OVER (
-    PARTITION BY user_id ORDER BY ts RANGE BETWEEN 59999999 PRECEDING AND CURRENT ROW) AS clicks
+OFFENDERS = """
+CREATE TABLE offenders AS
+WITH clicks AS (
+  SELECT user_id, ts, LAG(ts, $max_clicks) OVER (PARTITION BY user_id ORDER BY ts) AS earlier
   FROM events WHERE event_type = 'click'
 ), offences AS (
-  SELECT user_id, ts FROM click_rate WHERE clicks > $max_clicks
+  SELECT user_id, ts FROM clicks WHERE ts - earlier < 60000000
   UNION ALL
   SELECT e.user_id, e.ts FROM events e JOIN users u ON e.user_id = u.user_id WHERE e.ts < u.created_at
-), offenders AS (
-  SELECT user_id, MIN(ts) AS since FROM offences GROUP BY user_id
-), split_events AS (
+)
+SELECT user_id, MIN(ts) AS since FROM offences GROUP BY user_id
+"""
+"""Users too fast for a person (more than $max_clicks clicks within a minute) or active before the account was made, and
+since when."""
+
+LOG = f"""
+CREATE TEMPORARY VIEW log AS
+WITH split_events AS (
   SELECT e.*, {SPLIT_OF.format(ts="e.ts")} AS split FROM events e
 )
 SELECT e.*,
@@ -32,8 +37,8 @@ SELECT e.*,
     AS honest
 FROM split_events e LEFT JOIN offenders o ON e.user_id = o.user_id
 """
-"""Every event with its split and whether its user is honest: neither too fast for a person nor active before the
-account was made, as far as was known by the end of the event's split (a bot of the test days was a shopper before)."""
+"""Every event with its split and whether its user is honest as far as was known by the end of the event's split (a bot
+of the test days was a shopper before). A view: the log outgrows memory first, and is read where it lies, by column."""
 
 SEARCHES = """
 CREATE TABLE searches AS
@@ -94,23 +99,24 @@ FROM views a JOIN views b ON a.item_id = b.item_id AND a.image_id < b.image_id
 
 QUERY_ITEM = """
 WITH acts AS (
-  SELECT DISTINCT query_image_id AS image_id, item_id, honest,
-    CASE event_type WHEN 'order' THEN 3 WHEN 'cart' THEN 2 ELSE 1 END AS strength
+  SELECT query_image_id AS image_id, item_id, MAX(
+    CASE event_type WHEN 'order' THEN 3 WHEN 'cart' THEN 2 ELSE 1 END + CASE WHEN honest THEN 4 ELSE 0 END) AS best
   FROM log
   WHERE split = 0 AND query_image_id IS NOT NULL AND event_type <> 'impression'
+  GROUP BY query_image_id, item_id
 ), strongest AS (
-  SELECT *, ROW_NUMBER() OVER (PARTITION BY image_id, item_id ORDER BY honest DESC, strength DESC) AS n FROM acts
+  SELECT image_id, item_id, best > 4 AS honest, best % 4 AS strength FROM acts
 )
 SELECT p.image_id AS image_a, v.image_id AS image_b, p.item_id AS item_a, v.item_id AS item_b,
   p.view AS view_a, v.view AS view_b,
   CASE s.strength WHEN 3 THEN 'query_order' WHEN 2 THEN 'query_cart' ELSE 'query_click' END AS kind,
-  CASE s.strength WHEN 3 THEN $order_weight WHEN 2 THEN $cart_weight ELSE $click_weight END
+  CAST(CASE s.strength WHEN 3 THEN $order_weight WHEN 2 THEN $cart_weight ELSE $click_weight END AS DOUBLE)
     * CASE v.view WHEN 'main' THEN 1.0 ELSE 0.5 END AS weight,
   s.honest AS honest
 FROM strongest s
 JOIN pictures p ON s.image_id = p.image_id
 JOIN pictures v ON s.item_id = v.item_id AND v.catalogue AND v.seen < $train_end
-WHERE s.n = 1 AND p.image_id <> v.image_id
+WHERE p.image_id <> v.image_id
 """
 """The photo searched with and each catalogue view of an item clicked, put in the cart or ordered, once, under the
 strongest of the three. Views other than the main one weigh half: the click was on the main picture."""
@@ -121,10 +127,13 @@ WITH clicks AS (
     item_id, honest, MIN(ts) AS ts
   FROM log WHERE split = 0 AND event_type = 'click' GROUP BY 1, 2, 3
 ), numbered AS (
-  SELECT visit, item_id, honest, ROW_NUMBER() OVER (PARTITION BY visit, honest ORDER BY ts, item_id) AS n FROM clicks
+  SELECT visit, item_id, honest,
+    ROW_NUMBER() OVER (PARTITION BY visit, honest ORDER BY ts, item_id) AS n,
+    COUNT(*) OVER (
+      PARTITION BY visit, honest ORDER BY ts, item_id ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING) AS size
+  FROM clicks
 ), visits AS (
-  SELECT visit, item_id, honest, COUNT(*) OVER (PARTITION BY visit, honest) AS size
-  FROM numbered WHERE n <= $max_views
+  SELECT visit, item_id, honest, LEAST(size, $max_views) AS size FROM numbered WHERE n <= $max_views
 ), popularity AS (
   SELECT item_id, COUNT(*) AS visits FROM visits WHERE honest GROUP BY item_id
 ), together AS (
@@ -140,7 +149,7 @@ WITH clicks AS (
 )
 SELECT fa.image_id AS image_a, fb.image_id AS image_b, t.item_a AS item_a, t.item_b AS item_b,
   fa.view AS view_a, fb.view AS view_b, 'co_click' AS kind,
-  COALESCE($co_click_weight * t.millionths / 1000000 / SQRT(pa.visits * pb.visits), 0.0) AS weight,
+  COALESCE(CAST($co_click_weight AS DOUBLE) * t.millionths / 1000000 / SQRT(pa.visits * pb.visits), 0.0) AS weight,
   t.millionths > 0 AS honest
 FROM together t
 JOIN faces fa ON t.item_a = fa.item_id
@@ -207,18 +216,22 @@ WITH ends AS (
   UNION ALL
   SELECT kind, image_a, image_b, item_b, item_a, weight FROM $source WHERE kind = 'co_click'
 ), over_limit AS (
-  SELECT DISTINCT image_a, image_b FROM (
+  SELECT DISTINCT kind, image_a, image_b FROM (
     SELECT *, ROW_NUMBER() OVER (PARTITION BY item_id ORDER BY weight DESC, other) AS n FROM ends) ranked
   WHERE n > $max_co_click
 ), numbered AS (
-  SELECT p.*, o.image_a IS NOT NULL AS crowded, ROW_NUMBER() OVER (
-    PARTITION BY p.kind, p.item_b ORDER BY
+  SELECT p.*, ROW_NUMBER() OVER (
+    PARTITION BY p.item_b ORDER BY
       CASE WHEN (p.view_a IN ('main', 'sku')) <> (p.view_b IN ('main', 'sku')) THEN 0 ELSE 1 END,
       MD5(CONCAT(p.image_a, '|', p.image_b, '|$seed')), p.image_a, p.image_b) AS n
-  FROM $source p LEFT JOIN over_limit o ON p.kind = 'co_click' AND p.image_a = o.image_a AND p.image_b = o.image_b
+  FROM $source p WHERE p.kind = 'same_item'
 )
 SELECT image_a, image_b, item_a, item_b, view_a, view_b, kind, weight, honest FROM numbered
-WHERE CASE kind WHEN 'co_click' THEN NOT crowded WHEN 'same_item' THEN n <= $max_same_item ELSE TRUE END
+WHERE n <= $max_same_item
+UNION ALL
+SELECT p.* FROM $source p
+LEFT JOIN over_limit o ON p.kind = o.kind AND p.image_a = o.image_a AND p.image_b = o.image_b
+WHERE p.kind <> 'same_item' AND o.kind IS NULL
 """
 """At most so many pairs an item: the strongest co-clicks at both ends; of views those across shop and shopper first."""
 

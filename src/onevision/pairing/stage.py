@@ -15,6 +15,7 @@ from onevision.data.snapshot import Snapshot
 from onevision.errors import OneVisionError
 from onevision.pairing.config import PairingConfig
 from onevision.pairing.contact_sheet import contact_sheet
+from onevision.pairing.engines import Engine, open_engine
 from onevision.pairing.mining import KINDS
 from onevision.pairing.splits import SPLITS, TimeSplit, require_training_events
 from onevision.pairing.tables import PairTables
@@ -35,10 +36,16 @@ def run(*, snapshot: Path, out: Path, config: PairingConfig, seed: int) -> Stage
     Raises:
         OneVisionError: no event in the training days, or no search by photo at all.
         ContractError: events that point at nothing or lie in the future (the snapshot was not validated).
+        MissingDependencyError: Spark is asked for and PySpark is not installed.
     """
     source = Snapshot.open(snapshot)
+    with open_engine(config) as engine:
+        return _pair(engine, source, out, config, seed)
+
+
+def _pair(engine: Engine, source: Snapshot, out: Path, config: PairingConfig, seed: int) -> StageReport:
     split = TimeSplit.before(source.as_of, config.validation_days, config.test_days)
-    tables = PairTables(source, split, config, seed)
+    tables = PairTables(engine, source, split, config, seed)
     require_training_events(split, tables.first_event(), config.validation_days + config.test_days)
     tables.require_sound()
     tables.collect_searches()

@@ -1,12 +1,12 @@
-"""The tables of pairing on DuckDB: opens the snapshot's, runs the SQL of `mining.py`, returns Arrow tables."""
+"""The tables of pairing: opens the snapshot's on an engine, runs the SQL of `mining.py`, returns Arrow tables."""
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime, timedelta
 from string import Template
 from typing import Any
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 
@@ -15,7 +15,8 @@ from onevision.data.snapshot import Snapshot
 from onevision.errors import ContractError
 from onevision.pairing.config import PairingConfig
 from onevision.pairing.duplicates import copy_groups, fingerprints, follow_held_out, representatives
-from onevision.pairing.mining import KINDS, LOG, OUTCOMES, QUERIES, RULES, SEARCHES, SOURCES
+from onevision.pairing.engines import Engine
+from onevision.pairing.mining import KINDS, LOG, OFFENDERS, OUTCOMES, QUERIES, RULES, SEARCHES, SOURCES
 from onevision.pairing.splits import PICTURES, RANKED_PICTURES, SETTLED_PICTURES, SPLITS, TimeSplit, split_names
 
 MAX_VIEWS = 64
@@ -29,30 +30,29 @@ _OUTCOME_LISTS = {
 
 
 class PairTables:
-    """A DuckDB connection with the snapshot's tables, and the steps from them to queries and pairs, in order.
+    """The snapshot's tables on an engine, and the steps from them to queries and pairs, in order.
 
     Args:
+        engine: runs the SQL; the log stays on it, tables of a row a picture, query or pair come to this process.
         seed: which of equally good pairs stay when an item has too many.
     """
 
-    def __init__(self, snapshot: Snapshot, split: TimeSplit, config: PairingConfig, seed: int) -> None:
+    def __init__(self, engine: Engine, snapshot: Snapshot, split: TimeSplit, config: PairingConfig, seed: int) -> None:
         self._numbers: dict[str, Any] = split.microseconds() | {
             "seed": seed,
             "max_views": MAX_VIEWS,
-            "max_clicks": config.max_clicks_per_minute,
+            "max_clicks": math.floor(config.max_clicks_per_minute),
             "max_same_item": config.max_pairs_per_item,
             "max_co_click": config.max_co_click_pairs_per_item,
             **{name: value for name, value in config.model_dump().items() if name.endswith("_weight")},
         }
         self._bits = config.duplicate_hash_bits
         self._snapshot = snapshot
-        self._connection = duckdb.connect()
-        for name in TABLES:
-            self._register(f"raw_{name}", snapshot.table(name))
-            times = [c.name for c in TABLES[name].columns if c.type == TIMESTAMP]
-            replaced = ", ".join(f"epoch_us({t}) AS {t}" for t in times)
-            star = f"* REPLACE ({replaced})" if times else "*"
-            self._connection.execute(f"CREATE VIEW {name} AS SELECT {star} FROM raw_{name}")
+        self._engine = engine
+        for name, table in TABLES.items():
+            engine.add_parquet(f"raw_{name}", snapshot.path / table.file)
+            columns = (f"unix_micros({c.name}) AS {c.name}" if c.type == TIMESTAMP else c.name for c in table.columns)
+            engine.run(f"CREATE TEMPORARY VIEW {name} AS SELECT {', '.join(columns)} FROM raw_{name}")
 
     def count(self, sql: str) -> int:
         """The one number that a query gives."""
@@ -83,7 +83,7 @@ class PairTables:
 
     def collect_searches(self) -> None:
         """Split the events, mark dishonest users, and collect the searches by photo and what came of them."""
-        for statement in (LOG, SEARCHES, OUTCOMES):
+        for statement in (OFFENDERS, LOG, SEARCHES, OUTCOMES):
             self._run(statement)
 
     def split_pictures(self) -> pa.Table:
@@ -97,7 +97,7 @@ class PairTables:
         split = follow_held_out(split, held_out, groups)
         stand_in = np.array(ids, dtype=object)[representatives(groups, split == 0)]
         settled = {"image_id": ids, "split": split, "representative": pa.array(stand_in, pa.string())}
-        self._register("settled", pa.table(settled))
+        self._engine.add_table("settled", pa.table(settled))
         self._run(SETTLED_PICTURES)
         pictures = self._fetch("SELECT image_id, split, catalogue FROM pictures")
         order = self._snapshot.table("images").select(["image_id"])
@@ -139,8 +139,8 @@ class PairTables:
         return self._fetch(f"SELECT {columns} FROM pairs_{len(RULES)} ORDER BY kind, image_a, image_b"), steps
 
     def _kinds(self, table: str) -> dict[str, int]:
-        rows = self._connection.execute(f"SELECT kind, COUNT(*) FROM {table} GROUP BY kind").fetchall()
-        return dict.fromkeys(KINDS, 0) | dict(rows)
+        rows = self._fetch(f"SELECT kind, COUNT(*) AS pairs FROM {table} GROUP BY kind")
+        return dict.fromkeys(KINDS, 0) | dict(zip(*(column.to_pylist() for column in rows.columns), strict=True))
 
     def _item_lists(self, event_type: str, order: str, query_ids: list[str]) -> pa.Array:
         rows = self._fetch(
@@ -153,15 +153,11 @@ class PairTables:
         offsets = np.concatenate([[0], np.cumsum(list(counts.values()), dtype=np.int64)])
         return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), rows["item_id"].combine_chunks())
 
-    def _register(self, name: str, table: pa.Table) -> None:
-        self._connection.register(name, table)
-
     def _run(self, sql: str) -> None:
-        self._connection.execute(Template(sql).substitute(self._numbers))
+        self._engine.run(Template(sql).substitute(self._numbers))
 
     def _fetch(self, sql: str) -> pa.Table:
-        return self._connection.execute(Template(sql).substitute(self._numbers)).to_arrow_table()
+        return self._engine.fetch(Template(sql).substitute(self._numbers))
 
     def _scalar(self, sql: str) -> Any:
-        row = self._connection.execute(Template(sql).substitute(self._numbers)).fetchone()
-        return None if row is None else row[0]
+        return self._fetch(sql).column(0)[0].as_py()
