@@ -1,7 +1,8 @@
 """Image towers: pixels to patch tokens and one pooled vector.
 
 `small-conv` is trained from scratch and is made for two CPU cores; `efficientnet-lite2` carries ImageNet weights from
-the package index and stays frozen. Each tower owns its preprocessing, so that it travels with the weights.
+the package index and stays frozen; `backbone.py` has the models of `transformers`. Each tower owns its preprocessing,
+so that it travels with the weights.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from onevision.encoder.config import EncoderConfig
 from onevision.errors import MissingDependencyError
 
 GRID = 4
@@ -33,6 +33,7 @@ class SmallConvTower(nn.Module):
     """
 
     frozen = False
+    image_size = 64
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -52,7 +53,7 @@ class SmallConvTower(nn.Module):
         x = pixels.permute(0, 3, 1, 2).to(torch.float32).div_(127.5).sub_(1.0)
         x = self.layers(x.contiguous(memory_format=torch.channels_last))
         pooled = torch.cat([x.mean((2, 3)), x.amax((2, 3))], 1)
-        return TowerOutput(_grid_tokens(x), pooled)
+        return TowerOutput(grid_tokens(x), pooled)
 
 
 class EfficientNetLite2Tower(nn.Module):
@@ -62,6 +63,7 @@ class EfficientNetLite2Tower(nn.Module):
     """
 
     frozen = True
+    image_size = 260
     token_dim = 1280
     pooled_dim = 1280
 
@@ -89,16 +91,9 @@ class EfficientNetLite2Tower(nn.Module):
         """Run uint8 pixels (N, S, S, 3); S = 260 is what the weights were trained on."""
         x = pixels.permute(0, 3, 1, 2).to(torch.float32).sub_(127.0).div_(128.0)
         x = self.net.extract_features(x.contiguous(memory_format=torch.channels_last))
-        return TowerOutput(_grid_tokens(x), x.mean((2, 3)))
+        return TowerOutput(grid_tokens(x), x.mean((2, 3)))
 
 
-Tower = SmallConvTower | EfficientNetLite2Tower
-
-
-def make_tower(config: EncoderConfig) -> Tower:
-    """Build the tower that the recipe names."""
-    return SmallConvTower(config.width) if config.tower == "small-conv" else EfficientNetLite2Tower()
-
-
-def _grid_tokens(features: Tensor) -> Tensor:
+def grid_tokens(features: Tensor) -> Tensor:
+    """Average a feature map (N, C, h, w) to (N, GRID * GRID, C), row by row."""
     return F.adaptive_avg_pool2d(features, GRID).flatten(2).transpose(1, 2)
