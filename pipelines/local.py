@@ -15,6 +15,7 @@ from typing import Any, TextIO
 
 from kfp import local
 
+from onevision.checkpoint import CHECKPOINTS_VARIABLE
 from onevision.errors import OneVisionError
 from onevision.recipe import load_recipe
 from onevision.reporting.run_report import RunSummary, write_run_report
@@ -144,8 +145,8 @@ def _link_artifacts(run: Run) -> None:
 
 @contextlib.contextmanager
 def _environment(cache: Path, reuse: bool) -> Iterator[None]:
-    """Variables that the tasks' processes inherit: stage cache, terminal; put back afterwards."""
-    wanted = {CACHE_VARIABLE: str(cache), REUSE_VARIABLE: "1" if reuse else "0"}
+    """Variables that the tasks' processes inherit: stage cache, checkpoints, terminal; put back afterwards."""
+    wanted = {CACHE_VARIABLE: str(cache), REUSE_VARIABLE: "1" if reuse else "0", CHECKPOINTS_VARIABLE: str(cache)}
     if sys.stderr.isatty():
         wanted[TERMINAL_VARIABLE] = os.ttyname(sys.stderr.fileno())
     before = {name: os.environ.get(name) for name in wanted}

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from onevision.errors import MissingDependencyError, OneVisionError
+from onevision.processes import process_rank
 from onevision.stages import STAGES, Stage
 
 if TYPE_CHECKING:
@@ -63,7 +64,9 @@ def _stage_command(stage: Stage) -> Callable[..., None]:
 
         inputs = {name: arguments[name] for name in stage.inputs}
         parameters = {name: arguments[name] for name in stage.parameters}
-        _show(run_stage(stage.name, inputs, out, recipe=recipe, overrides=overrides or [], parameters=parameters), out)
+        report = run_stage(stage.name, inputs, out, recipe=recipe, overrides=overrides or [], parameters=parameters)
+        if process_rank() == 0:
+            _show(report, out)
 
     required = inspect.Parameter.empty
     options: list[tuple[str, Any, Any]] = [

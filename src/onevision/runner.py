@@ -18,6 +18,7 @@ from typing import Any
 
 from onevision.artifacts import MANIFEST, open_artifact
 from onevision.errors import MissingDependencyError, OneVisionError
+from onevision.processes import process_count, process_rank
 from onevision.recipe import load_recipe
 from onevision.report import StageReport
 from onevision.stage_cache import StageCache, stage_key
@@ -46,11 +47,17 @@ def run_stage(
         html: a second place for the page, such as the one that KFP shows.
         parameters: the stage's further arguments (`Stage.parameters`); empty ones count as not given.
 
+    Under `torchrun` all processes do the work of a stage that can be shared, and process 0 alone writes.
+
     Raises:
         OneVisionError: a mistake in the name, the inputs, the recipe or the data.
     """
     stage = find_stage(name)
-    target = check_output_folder(Path(out))
+    alone = process_count() == 1
+    if not alone and not stage.distributed:
+        raise OneVisionError(f"stage {name} runs in one process; start it without torchrun")
+    # Process 0 may be writing already when another comes here.
+    target = Path(out) if process_rank() else check_output_folder(Path(out))
     arguments = _parameters(stage, parameters or {})
     values = load_recipe(recipe, overrides)
     section = getattr(values, stage.section)
@@ -60,7 +67,9 @@ def run_stage(
     def work() -> StageReport:
         return _function(stage)(**paths, **arguments, out=target, config=section, seed=values.seed)
 
-    cache = StageCache.from_environment() if stage.pure else None
+    if process_rank():
+        return work()
+    cache = StageCache.from_environment() if stage.pure and alone else None
     key = stage_key(name, section, values.seed, identities, stage.function.partition(":")[0]) if cache else ""
     report = _finished(name, stage.output, target, work, cache, key)
     write_page(report, [target / "report.html", *([Path(html)] if html else [])])

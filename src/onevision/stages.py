@@ -23,6 +23,7 @@ class Stage:
         summary: one line for help texts and reports.
         extra: the optional dependency group that it needs, if any.
         parameters: keyword -> help of further text arguments of the function, such as where to publish.
+        distributed: whether several processes (`torchrun`) may share the work.
         pure: whether the artifact follows from inputs, recipe and code alone; only such a stage is ever reused.
     """
 
@@ -34,6 +35,7 @@ class Stage:
     summary: str
     extra: str | None = None
     parameters: dict[str, str] = field(default_factory=dict)
+    distributed: bool = False
     pure: bool = True
 
 
@@ -62,6 +64,7 @@ _STAGES = (
         {"snapshot": "snapshot", "pairs": "pairs"},
         "encoder",
         "train the image encoder so that views of one product meet; embed every image",
+        distributed=True,
     ),
     Stage(
         "train-vrq",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,8 +16,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from onevision.artifacts import read_json, write_json
+from onevision.encoder.backbone import TransformersTower
 from onevision.encoder.config import EncoderConfig
-from onevision.encoder.towers import make_tower
+from onevision.encoder.towers import EfficientNetLite2Tower, SmallConvTower
 from onevision.errors import ArtifactError
 
 EMBED_BATCH = 256
@@ -44,8 +46,8 @@ class Embedded(NamedTuple):
 
 def to_arrays(output: EncoderOutput) -> Embedded:
     """The encoder's output as arrays."""
-    category = output.category_logits.softmax(1).numpy().astype(np.float16)
-    return Embedded(output.embedding.numpy(), category, output.tokens.numpy().astype(np.float16))
+    category = output.category_logits.softmax(1).half()
+    return Embedded(output.embedding.cpu().numpy(), category.cpu().numpy(), output.tokens.half().cpu().numpy())
 
 
 def join(parts: list[Embedded]) -> Embedded:
@@ -61,19 +63,34 @@ class Encoder(nn.Module):
     Args:
         config: recipe section `encoder`.
         categories: ids of the leaf categories, in the order of the category vectors.
+        backbone: description of a saved `transformers` tower; without it the recipe's `backbone` is loaded.
     """
 
-    def __init__(self, config: EncoderConfig, categories: list[str]) -> None:
+    lda: Tensor | None
+
+    def __init__(self, config: EncoderConfig, categories: list[str], *, backbone: dict[str, Any] | None = None) -> None:
         super().__init__()
         self.config = config
         self.categories = categories
-        self.tower = make_tower(config)
+        self.tower = _make_tower(config, backbone)
         self.norm = nn.LayerNorm(self.tower.pooled_dim)
         self.dropout = nn.Dropout(config.head_dropout)
         self.projection = nn.Linear(self.tower.pooled_dim, config.embedding_dim)
         self.category_head = nn.Linear(self.tower.pooled_dim, len(categories))
         self.category_vectors = nn.Parameter(torch.randn(len(categories), config.embedding_dim) * 0.1)
         self.log_scale = nn.Parameter(torch.tensor(1.0 / config.temperature).log())
+        identity = torch.eye(config.embedding_dim) if config.lda_shrinkage is not None else None
+        self.register_buffer("lda", identity)
+
+    @property
+    def image_size(self) -> int:
+        """Pixels a side of the pictures that the encoder takes."""
+        return self.config.image_size or self.tower.image_size
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.log_scale.device
 
     @property
     def scale(self) -> Tensor:
@@ -90,7 +107,11 @@ class Encoder(nn.Module):
         weights = torch.where((known >= 0)[:, None], one_hot, weights)
         c = F.normalize(weights @ self.category_vectors, dim=1)
         w = self.config.category_weight
-        return F.normalize((1 - w) * x + w * c, dim=1), logits
+        return self.apply_lda(F.normalize((1 - w) * x + w * c, dim=1)), logits
+
+    def apply_lda(self, embedding: Tensor) -> Tensor:
+        """Map embeddings (N, d) by LDA, if the recipe asks for it; until it is fitted the map is the identity."""
+        return embedding if self.lda is None else F.normalize(embedding @ self.lda, dim=1)
 
     def forward(self, pixels: Tensor, known: Tensor) -> EncoderOutput:
         """Run uint8 pixels (N, S, S, 3) with known category rows (N,), -1 for unknown."""
@@ -112,14 +133,24 @@ class Encoder(nn.Module):
         parts = []
         for start in range(0, len(pixels), EMBED_BATCH):
             batch = slice(start, start + EMBED_BATCH)
-            parts.append(to_arrays(self(torch.from_numpy(pixels[batch]), known[batch])))
+            parts.append(to_arrays(self(torch.from_numpy(pixels[batch]).to(self.device), known[batch].to(self.device))))
         self.train(was_training)
         return join(parts)
+
+    def fingerprint(self) -> str:
+        """Hash of all weights."""
+        digest = hashlib.sha256()
+        for name, value in self.state_dict().items():
+            digest.update(name.encode() + value.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()[:16]
 
     def save_pretrained(self, folder: Path) -> None:
         """Write `config.json` and `model.safetensors`; a frozen tower's weights are written too."""
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "config.json", {"encoder": self.config.model_dump(), "categories": self.categories})
+        config: dict[str, Any] = {"encoder": self.config.model_dump(), "categories": self.categories}
+        if isinstance(self.tower, TransformersTower):
+            config["backbone"] = self.tower.describe()
+        write_json(folder / "config.json", config)
         save_file({k: v.contiguous() for k, v in self.state_dict().items()}, folder / "model.safetensors")
 
     @staticmethod
@@ -133,8 +164,20 @@ class Encoder(nn.Module):
         """Load an encoder that `save_pretrained` wrote; it comes in evaluation mode."""
         try:
             raw = json.loads((folder / "config.json").read_text())
-            model = cls(EncoderConfig.model_validate(raw["encoder"]), raw["categories"])
+            config = EncoderConfig.model_validate(raw["encoder"])
+            model = cls(config, raw["categories"], backbone=raw["backbone"] if config.backbone else None)
             model.load_state_dict(load_file(folder / "model.safetensors"))
         except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
             raise ArtifactError(f"{folder}: not an encoder of this library ({error})") from None
         return model.eval()
+
+
+def _make_tower(
+    config: EncoderConfig, backbone: dict[str, Any] | None
+) -> SmallConvTower | EfficientNetLite2Tower | TransformersTower:
+    """Build the tower that the recipe names; a backbone from its description if it was saved, else from its weights."""
+    if config.backbone is None:
+        return SmallConvTower(config.width) if config.tower == "small-conv" else EfficientNetLite2Tower()
+    if backbone is not None:
+        return TransformersTower.restore(backbone, frozen=config.freeze_tower, image_size=config.image_size)
+    return TransformersTower.load(config.backbone, frozen=config.freeze_tower, image_size=config.image_size)

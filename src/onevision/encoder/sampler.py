@@ -7,7 +7,7 @@ that look-alikes which people take for each other are not pushed apart.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -88,24 +88,36 @@ class Batch(NamedTuple):
     affinity: Tensor
 
 
-def batches(views: TrainingViews, config: EncoderConfig, rng: np.random.Generator) -> Iterator[Batch]:
+def batches(
+    views: TrainingViews,
+    config: EncoderConfig,
+    rng: np.random.Generator,
+    *,
+    queue: list[int] | None = None,
+    look_alike: Callable[[int, np.random.Generator], int | None] | None = None,
+) -> Iterator[Batch]:
     """Endless P x K batches of one size; every product is drawn once an epoch.
 
     A product with fewer views leaves room for another; the last one may be cut short.
+
+    Args:
+        queue: products that are left of the epoch; with `rng` the whole state of the stream, changed in place.
+        look_alike: product -> another that comes with it into the batch, or None.
     """
     available = sum(
         min(config.views_per_item, len(c) + len(s)) for c, s in zip(views.catalogue, views.shopper, strict=True)
     )
     size = min(config.items_per_batch * config.views_per_item, available)
-    queue: list[int] = []
+    queue = [] if queue is None else queue
     while True:
         drawn: dict[int, NDArray[np.int64]] = {}
         rows = 0
         while rows < size:
             if not queue:
-                queue = rng.permutation(len(views.items)).tolist()
+                queue.extend(rng.permutation(len(views.items)).tolist())
             product = queue.pop()
-            for n in (product, _clicked(product, views, config.click_pair_share, rng)):
+            clicked = _clicked(product, views, config.click_pair_share, rng)
+            for n in (product, clicked, look_alike(product, rng) if look_alike else None):
                 if n is not None and n not in drawn:
                     drawn[n] = _draw(views.catalogue[n], views.shopper[n], config.views_per_item, rng)[: size - rows]
                     rows += len(drawn[n])

@@ -16,15 +16,20 @@ from torch import Tensor
 from tqdm import tqdm
 
 from onevision.artifacts import finish_artifact, open_artifact, start_artifact
+from onevision.checkpoint import Checkpoint
+from onevision.code_version import code_hash
 from onevision.data.contract import CATALOGUE_VIEWS
 from onevision.data.images import decode_image, load_pixels
 from onevision.data.snapshot import Snapshot
-from onevision.encoder.augmentation import flip_crop
+from onevision.encoder.augmentation import draw_moves, flip_crop
 from onevision.encoder.config import EncoderConfig
+from onevision.encoder.distributed import Group, open_group, share_batch_norm, split_products, split_rows
+from onevision.encoder.lda import fit_lda
 from onevision.encoder.model import EMBED_BATCH, Embedded, Encoder, EncoderOutput, join, to_arrays
 from onevision.encoder.retrieval import instance_recall
-from onevision.encoder.sampler import TrainingViews, collect_views
-from onevision.encoder.training import LossCurve, train_encoder
+from onevision.encoder.sampler import Batch, TrainingViews, collect_views
+from onevision.encoder.training import EncoderTraining, LossCurve
+from onevision.errors import OneVisionError
 from onevision.report import Figure, StageReport
 from onevision.reporting.charts import line_chart
 
@@ -45,18 +50,31 @@ class Pictures:
 
 
 def run(*, snapshot: Path, pairs: Path, out: Path, config: EncoderConfig, seed: int) -> StageReport:
-    """Train the encoder and embed every picture; see docs/artifacts.md for what is written."""
-    shop = Snapshot.open(snapshot)
-    pairs_artifact = open_artifact(pairs, "pairs")
-    start_artifact(out)
-    torch.manual_seed(seed)
-    pictures = read_pictures(shop, pairs)
-    train_ids = set(np.array(pictures.table["image_id"].to_pylist(), dtype=object)[pictures.train_rows])
-    views = collect_views(pictures.table, train_ids, pq.read_table(pairs_artifact.file("image_pairs.parquet")))
-    categories = sorted({c for c in pictures.category if c is not None})
-    encoder = Encoder(config, categories)
-    train = _train_frozen if encoder.tower.frozen else _train_tower
-    curve, embedded = train(encoder, shop, pictures, views, seed)
+    """Train the encoder and embed every picture; see docs/artifacts.md for what is written.
+
+    Under `torchrun` every process comes here with the same arguments; only process 0 writes.
+    """
+    with open_group() as group:
+        shop = Snapshot.open(snapshot)
+        pairs_artifact = open_artifact(pairs, "pairs")
+        if group.rank == 0:
+            start_artifact(out)
+        torch.manual_seed(seed)
+        pictures = read_pictures(shop, pairs)
+        train_ids = set(np.array(pictures.table["image_id"].to_pylist(), dtype=object)[pictures.train_rows])
+        views = collect_views(pictures.table, train_ids, pq.read_table(pairs_artifact.file("image_pairs.parquet")))
+        if len(views.items) < group.size:
+            raise OneVisionError(f"{len(views.items)} products for {group.size} processes: a batch is split by product")
+        categories = sorted({c for c in pictures.category if c is not None})
+        encoder = Encoder(config, categories).to(group.device)
+        work = [config.model_dump(), seed, shop.artifact.identity, pairs_artifact.identity, code_hash(__name__)]
+        checkpoint = Checkpoint.of("align", out, [*work, torch.__version__, encoder.fingerprint()])
+        train = _train_frozen if encoder.tower.frozen else _train_tower
+        curve, embedded = train(encoder, shop, pictures, views, seed, group, checkpoint)
+        if group.rank > 0:
+            return StageReport("align")
+    if config.lda_shrinkage is not None:
+        embedded = _apply_lda(encoder, embedded, views)
     encoder.save_pretrained(out)
     save_file({"embedding": embedded.embedding, "category": embedded.category}, out / "embeddings.safetensors")
     save_file({"tokens": embedded.tokens}, out / "tokens.safetensors")
@@ -76,6 +94,7 @@ def run(*, snapshot: Path, pairs: Path, out: Path, config: EncoderConfig, seed: 
         figures=[_loss_figure(curve)],
     )
     finish_artifact(out, "encoder", parents={"snapshot": shop.artifact, "pairs": pairs_artifact}, counts=report.counts)
+    checkpoint.remove()
     return report
 
 
@@ -95,64 +114,98 @@ def read_pictures(shop: Snapshot, pairs: Path) -> Pictures:
 
 
 def _train_tower(
-    encoder: Encoder, shop: Snapshot, pictures: Pictures, views: TrainingViews, seed: int
+    encoder: Encoder,
+    shop: Snapshot,
+    pictures: Pictures,
+    views: TrainingViews,
+    seed: int,
+    group: Group,
+    checkpoint: Checkpoint,
 ) -> tuple[LossCurve, Embedded]:
     """Train tower and head from pixels; then decode and embed everything in chunks."""
-    config = encoder.config
     rows = pictures.train_rows
     image_ids = pictures.table["image_id"].to_pylist()
-    pixels = load_pixels(shop.images, [image_ids[r] for r in rows], config.image_size)
+    pixels = load_pixels(shop.images, [image_ids[r] for r in rows], encoder.image_size)
     position = np.full(len(image_ids), -1)
     position[rows] = np.arange(len(rows))
-    rng = np.random.default_rng([seed, 1])
+    if group.size > 1:
+        share_batch_norm(encoder.tower)
 
-    def pooled(batch: NDArray[np.int64]) -> Tensor:
-        picture = pixels[position[batch]]
-        if config.augmentation == "flip-crop":
-            picture = flip_crop(picture, rng)
-        return encoder.tower(torch.from_numpy(picture)).pooled
+    def pooled(batch: Batch, rng: np.random.Generator) -> Tensor:
+        bounds = split_products(batch.product, group.size)
+        mine = group.share(bounds)
+        picture = pixels[position[batch.rows[mine]]]
+        if encoder.config.augmentation == "flip-crop":
+            picture = flip_crop(picture, draw_moves(len(batch.rows), encoder.image_size, rng).part(mine))
+        return group.gather(encoder.tower(torch.from_numpy(picture).to(group.device)).pooled, bounds)
 
-    curve = train_encoder(encoder, views, _known(encoder, pictures), pictures.catalogue, pooled, seed=seed)
-    return curve, embed_pictures(encoder, shop, pictures)
+    known = _known(encoder, pictures)
+    training = EncoderTraining(encoder, views, known, pictures.catalogue, pooled, seed=seed, group=group)
+    return training.run(checkpoint), embed_pictures(encoder, shop, pictures, group)
 
 
 def _train_frozen(
-    encoder: Encoder, shop: Snapshot, pictures: Pictures, views: TrainingViews, seed: int
+    encoder: Encoder,
+    shop: Snapshot,
+    pictures: Pictures,
+    views: TrainingViews,
+    seed: int,
+    group: Group,
+    checkpoint: Checkpoint,
 ) -> tuple[LossCurve, Embedded]:
     """Run the frozen tower once over every picture, train the head on what it gives."""
-    outputs = [encoder.tower(torch.from_numpy(b)) for b, _ in _picture_batches(encoder, shop, pictures, "tower")]
-    features = torch.cat([output.pooled for output in outputs])
+    outputs = [
+        encoder.tower(torch.from_numpy(pixels).to(group.device))
+        for pixels, _ in _picture_batches(encoder, shop, pictures, group, "tower")
+    ]
+    bounds = split_rows(len(pictures.table), group.size)
+    features = group.gather(torch.cat([output.pooled for output in outputs]), bounds)
+    tokens = group.gather(torch.cat([output.tokens for output in outputs]).half(), bounds)
     known = _known(encoder, pictures)
 
-    def pooled(batch: NDArray[np.int64]) -> Tensor:
-        return features[torch.from_numpy(batch)]
+    def pooled(batch: Batch, rng: np.random.Generator) -> Tensor:  # noqa: ARG001
+        return features[torch.from_numpy(batch.rows).to(group.device)]
 
-    curve = train_encoder(encoder, views, known, pictures.catalogue, pooled, seed=seed)
+    training = EncoderTraining(encoder, views, known, pictures.catalogue, pooled, seed=seed, group=group)
+    curve = training.run(checkpoint)
     with torch.inference_mode():
-        embedding, logits = encoder.fuse(features, torch.from_numpy(np.where(pictures.catalogue, known, -1)))
-        return curve, to_arrays(EncoderOutput(embedding, logits, torch.cat([output.tokens for output in outputs])))
+        shown = torch.from_numpy(np.where(pictures.catalogue, known, -1)).to(group.device)
+        return curve, to_arrays(EncoderOutput(*encoder.fuse(features, shown), tokens))
 
 
-def embed_pictures(encoder: Encoder, shop: Snapshot, pictures: Pictures) -> Embedded:
+def embed_pictures(encoder: Encoder, shop: Snapshot, pictures: Pictures, group: Group) -> Embedded:
     """Embed every picture: catalogue views with their known category, others with the predicted mixture."""
     parts = []
-    for batch, rows in _picture_batches(encoder, shop, pictures, "embed"):
+    for batch, rows in _picture_batches(encoder, shop, pictures, group, "embed"):
         known = [pictures.category[r] if pictures.catalogue[r] else None for r in rows]
         parts.append(encoder.embed(batch, known))
-    return join(parts)
+    bounds = split_rows(len(pictures.table), group.size)
+    local = [torch.from_numpy(array).to(group.device) for array in join(parts)]
+    return Embedded(*(group.gather(tensor, bounds).cpu().numpy() for tensor in local))
+
+
+def _apply_lda(encoder: Encoder, embedded: Embedded, views: TrainingViews) -> Embedded:
+    """Fit the encoder's LDA on its training pictures, and apply it to what is embedded already."""
+    assert encoder.lda is not None
+    assert encoder.config.lda_shrinkage is not None
+    of_product = [np.concatenate(pair) for pair in zip(views.catalogue, views.shopper, strict=True)]
+    product = np.repeat(np.arange(len(of_product)), [len(rows) for rows in of_product])
+    mapping = fit_lda(embedded.embedding[np.concatenate(of_product)], product, encoder.config.lda_shrinkage)
+    encoder.lda.copy_(torch.from_numpy(mapping))
+    embedding = encoder.apply_lda(torch.from_numpy(embedded.embedding).to(encoder.device))
+    return embedded._replace(embedding=embedding.cpu().numpy())
 
 
 def _picture_batches(
-    encoder: Encoder, shop: Snapshot, pictures: Pictures, what: str
+    encoder: Encoder, shop: Snapshot, pictures: Pictures, group: Group, what: str
 ) -> Iterator[tuple[NDArray[np.uint8], range]]:
+    """Pixels of this process's share of the pictures, and their rows."""
     image_ids = pictures.table["image_id"].to_pylist()
-    size = encoder.config.image_size
-    for start in tqdm(range(0, len(image_ids), EMBED_BATCH), desc=what, disable=None):
-        chunk = image_ids[start : start + EMBED_BATCH]
-        yield (
-            np.stack([decode_image(data, size) for data in shop.images.read_many(chunk)]),
-            range(start, start + len(chunk)),
-        )
+    mine = group.share(split_rows(len(image_ids), group.size))
+    for start in tqdm(range(mine.start, mine.stop, EMBED_BATCH), desc=what, disable=None):
+        rows = range(start, min(start + EMBED_BATCH, mine.stop))
+        chunk = shop.images.read_many([image_ids[row] for row in rows])
+        yield np.stack([decode_image(data, encoder.image_size) for data in chunk]), rows
 
 
 def _known(encoder: Encoder, pictures: Pictures) -> NDArray[np.int64]:

@@ -1,7 +1,8 @@
 """Image towers: pixels to patch tokens and one pooled vector.
 
 `small-conv` is trained from scratch and is made for two CPU cores; `efficientnet-lite2` carries ImageNet weights from
-the package index and stays frozen. Each tower owns its preprocessing, so that it travels with the weights.
+the package index and stays frozen; `backbone.py` has the models of `transformers`. Each tower owns its preprocessing,
+so that it travels with the weights.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from onevision.encoder.config import EncoderConfig
 from onevision.errors import MissingDependencyError
 
 GRID = 4
@@ -53,6 +53,7 @@ class SmallConvTower(nn.Module):
     """
 
     frozen = False
+    image_size = 64
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -73,7 +74,7 @@ class SmallConvTower(nn.Module):
         x = pixels.permute(0, 3, 1, 2).to(torch.float32).div_(127.5).sub_(1.0)
         x = self.layers(x.contiguous(memory_format=torch.channels_last))
         pooled = torch.cat([x.mean((2, 3)), x.amax((2, 3))], 1)
-        return TowerOutput(_grid_tokens(x), pooled)
+        return TowerOutput(grid_tokens(x), pooled)
 
 
 class EfficientNetLite2Tower(nn.Module):
@@ -84,10 +85,11 @@ class EfficientNetLite2Tower(nn.Module):
     Its own preprocessing is `(x - 127) / 128`; ImageNet's mean and deviation would cost 12 points of R@1.
     """
 
-    side = 260
-    """Pixels that the weights were trained on."""
-
     frozen = True
+    image_size = 340
+    """Pixels a side of a picture whose middle is seen at full scale."""
+    side = 260
+    """Pixels a side that the weights were trained on."""
     token_dim = 1280
     pooled_dim = 1280
 
@@ -112,12 +114,12 @@ class EfficientNetLite2Tower(nn.Module):
 
     @torch.no_grad()
     def forward(self, pixels: Tensor) -> TowerOutput:
-        """Run uint8 pixels (N, S, S, 3); with S = 340 the middle is seen at full scale."""
+        """Run uint8 pixels (N, S, S, 3)."""
         x = pixels.permute(0, 3, 1, 2).to(torch.float32).sub_(127.0).div_(128.0)
         edge = round(x.shape[-1] * MARGIN)
         middle = x[:, :, edge : x.shape[2] - edge, edge : x.shape[3] - edge]
         whole, centre = (self._features(view) for view in (x, middle))
-        return TowerOutput(_grid_tokens(whole), (whole.mean((2, 3)) + centre.mean((2, 3))) / 2)
+        return TowerOutput(grid_tokens(whole), (whole.mean((2, 3)) + centre.mean((2, 3))) / 2)
 
     def _features(self, x: Tensor) -> Tensor:
         x = F.interpolate(x, (self.side, self.side), mode="bicubic", antialias=True)
@@ -125,13 +127,6 @@ class EfficientNetLite2Tower(nn.Module):
         return features
 
 
-Tower = SmallConvTower | EfficientNetLite2Tower
-
-
-def make_tower(config: EncoderConfig) -> Tower:
-    """Build the tower that the recipe names."""
-    return SmallConvTower(config.width) if config.tower == "small-conv" else EfficientNetLite2Tower()
-
-
-def _grid_tokens(features: Tensor) -> Tensor:
+def grid_tokens(features: Tensor) -> Tensor:
+    """Average a feature map (N, C, h, w) to (N, GRID * GRID, C), row by row."""
     return F.adaptive_avg_pool2d(features, GRID).flatten(2).transpose(1, 2)

@@ -5,8 +5,10 @@ L = l1 * L_cl + l2 * L_circle + l3 * L_category
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,13 +17,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
+from onevision.checkpoint import Checkpoint
 from onevision.encoder.circle import circle_loss
 from onevision.encoder.config import EncoderConfig
+from onevision.encoder.distributed import Group
+from onevision.encoder.hard_negatives import LookAlikes
 from onevision.encoder.infonce import info_nce
 from onevision.encoder.model import Encoder
-from onevision.encoder.sampler import TrainingViews, batches
+from onevision.encoder.sampler import Batch, TrainingViews, batches
 
-Pooled = Callable[[NDArray[np.int64]], Tensor]
+Pooled = Callable[[Batch, np.random.Generator], Tensor]
 
 
 @dataclass
@@ -38,65 +43,162 @@ class LossCurve:
             self.values.setdefault(name, []).append(value)
 
 
-def use_bf16(config: EncoderConfig) -> bool:
-    """Whether to train under bf16 autocast; `auto` asks the CPU."""
+def use_bf16(config: EncoderConfig, device: torch.device) -> bool:
+    """Whether to train under bf16 autocast; `auto` asks the CPU or the GPU."""
     if config.precision == "auto":
-        return torch.cpu._is_avx512_bf16_supported()
+        return torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.cpu._is_avx512_bf16_supported()
     return config.precision == "bf16"
 
 
-def train_encoder(
-    encoder: Encoder,
-    views: TrainingViews,
-    known_category: NDArray[np.int64],
-    catalogue_row: NDArray[np.bool_],
-    pooled: Pooled,
-    *,
-    seed: int,
-) -> LossCurve:
-    """Train in place.
+class EncoderTraining:
+    """A training of an encoder, in place, that can be stopped after any step and go on elsewhere.
 
     Args:
         known_category: (rows,) category row of every picture's product, -1 if it has none.
         catalogue_row: (rows,) whether a picture is a catalogue view: those see their category, others predict it.
-        pooled: rows -> the tower's pooled vectors (n, D), with gradient unless the tower is frozen.
+        pooled: batch, random numbers for its pictures -> the tower's pooled vectors of all its rows (n, D), with
+            gradient unless the tower is frozen.
+        group: the processes that train together.
     """
-    config = encoder.config
-    rng = np.random.default_rng(seed)
-    parameters = [p for p in encoder.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
-    warmup = min(0.1, 20 / config.steps)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, config.learning_rate, total_steps=config.steps + 1, pct_start=warmup, cycle_momentum=False
-    )
-    curve = LossCurve()
-    encoder.train()
-    stream = batches(views, config, rng)
-    bf16 = use_bf16(config)
-    for step in tqdm(range(config.steps), desc="align", disable=None):
-        batch = next(stream)
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            features = pooled(batch.rows)
-        target = torch.from_numpy(known_category[batch.rows])
-        hidden = rng.random(len(batch.rows)) < config.category_dropout
-        shown = np.where(catalogue_row[batch.rows] & ~hidden, known_category[batch.rows], -1)
-        embedding, logits = encoder.fuse(features, torch.from_numpy(shown))
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        views: TrainingViews,
+        known_category: NDArray[np.int64],
+        catalogue_row: NDArray[np.bool_],
+        pooled: Pooled,
+        *,
+        seed: int,
+        group: Group,
+    ) -> None:
+        config = encoder.config
+        self.encoder, self.pooled, self.group = encoder, pooled, group
+        self.known_category, self.catalogue_row = known_category, catalogue_row
+        self.rng = np.random.default_rng(seed)
+        self.picture_rng = np.random.default_rng([seed, 1])
+        self.optimizer = torch.optim.AdamW(parameter_groups(encoder), weight_decay=config.weight_decay, fused=True)
+        self.parameters = [p for g in self.optimizer.param_groups for p in g["params"]]
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
+            self.optimizer,
+            [g["lr"] for g in self.optimizer.param_groups],
+            total_steps=config.steps + 1,
+            pct_start=min(0.1, 20 / config.steps),
+            cycle_momentum=False,
+        )
+        self.curve = LossCurve()
+        self.queue: list[int] = []
+        share = config.hard_negative_share
+        self.look_alikes = LookAlikes(len(views.items), config.embedding_dim, share) if share else None
+        look_alike = self.look_alikes.draw if self.look_alikes else None
+        self.stream = batches(views, config, self.rng, queue=self.queue, look_alike=look_alike)
+        self.done = 0
+
+    def run(self, checkpoint: Checkpoint) -> LossCurve:
+        """Train to the end, from the checkpoint if there is one; the encoder is left in evaluation mode."""
+        config = self.encoder.config
+        saved = checkpoint.load()
+        if saved:
+            self._restore(*saved)
+        self.group.require_equal(self.done, "the step to go on from")
+        self.encoder.train()
+        for step in tqdm(range(self.done, config.steps), desc="align", disable=None):
+            losses = self._step(step)
+            self.done = step + 1
+            if step % max(1, config.steps // 100) == 0 or step == config.steps - 1:
+                self.curve.add(step, **{name: value.item() for name, value in losses.items()})
+            if self.group.rank == 0 and config.checkpoint_every and self.done % config.checkpoint_every == 0:
+                checkpoint.save(*self._state())
+        self.encoder.eval()
+        return self.curve
+
+    def _step(self, step: int) -> dict[str, Tensor]:
+        config, device = self.encoder.config, self.group.device
+        batch = next(self.stream)
+        with torch.autocast(device.type, torch.bfloat16, enabled=use_bf16(config, device)):
+            features = self.pooled(batch, self.picture_rng)
+        known = self.known_category[batch.rows]
+        hidden = self.rng.random(len(batch.rows)) < config.category_dropout
+        shown = np.where(self.catalogue_row[batch.rows] & ~hidden, known, -1)
+        embedding, logits = self.encoder.fuse(features, torch.from_numpy(shown).to(device))
+        product, affinity = batch.product.to(device), batch.affinity.to(device)
         losses = {
-            "infonce": config.infonce_weight * info_nce(embedding, batch.affinity, encoder.scale),
-            "category": config.category_loss_weight * _category_loss(logits, target),
+            "infonce": config.infonce_weight * info_nce(embedding, affinity, self.encoder.scale),
+            "category": config.category_loss_weight * _category_loss(logits, torch.from_numpy(known).to(device)),
         }
         if step >= config.circle_warmup * config.steps and config.circle_weight > 0:
-            losses["circle"] = config.circle_weight * _circle(embedding, batch.product, batch.affinity, config)
+            losses["circle"] = config.circle_weight * _circle(embedding, product, affinity, config)
         loss = torch.stack(list(losses.values())).sum()
-        optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 5.0)
-        optimizer.step()
-        schedule.step()
-        if step % max(1, config.steps // 100) == 0 or step == config.steps - 1:
-            curve.add(step, loss=loss.item(), **{name: value.item() for name, value in losses.items()})
-    encoder.eval()
-    return curve
+        self.group.average_gradients(self.parameters)
+        torch.nn.utils.clip_grad_norm_(self.parameters, 5.0)
+        self.optimizer.step()
+        self.schedule.step()
+        if self.look_alikes:
+            self.look_alikes.update(batch.product, embedding)
+        return {"loss": loss, **losses}
+
+    def _weights(self) -> dict[str, Tensor]:
+        """Weights that training changes: a frozen tower is left out."""
+        frozen = self.encoder.tower.frozen
+        return {n: v for n, v in self.encoder.state_dict().items() if not (frozen and n.startswith("tower."))}
+
+    def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Everything that the next step depends on: tensors, and the rest as JSON."""
+        optimizer = self.optimizer.state_dict()
+        tensors = {f"encoder/{name}": value for name, value in self._weights().items()}
+        for number, moments in optimizer["state"].items():
+            tensors |= {f"optimizer/{number}/{name}": value for name, value in moments.items()}
+        tensors["random/cpu"] = torch.get_rng_state()
+        if self.group.device.type == "cuda":
+            tensors["random/cuda"] = torch.cuda.get_rng_state(self.group.device)
+        if self.look_alikes:
+            tensors["look_alikes"] = self.look_alikes.last
+        return tensors, {
+            "done": self.done,
+            "groups": optimizer["param_groups"],
+            "schedule": self.schedule.state_dict(),
+            "random": [self.rng.bit_generator.state, self.picture_rng.bit_generator.state],
+            "queue": self.queue,
+            "curve": asdict(self.curve),
+        }
+
+    def _restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+        moments: dict[int, dict[str, Tensor]] = defaultdict(dict)
+        weights = self.encoder.state_dict()
+        for key, value in tensors.items():
+            kind, _, name = key.partition("/")
+            if kind == "encoder":
+                weights[name] = value
+            elif kind == "optimizer":
+                number, _, moment = name.partition("/")
+                moments[int(number)][moment] = value
+        self.encoder.load_state_dict(weights)
+        self.optimizer.load_state_dict({"state": moments, "param_groups": state["groups"]})
+        self.schedule.load_state_dict(state["schedule"])
+        torch.set_rng_state(tensors["random/cpu"])
+        if "random/cuda" in tensors and self.group.device.type == "cuda":
+            torch.cuda.set_rng_state(tensors["random/cuda"], self.group.device)
+        if self.look_alikes:
+            self.look_alikes.last = tensors["look_alikes"]
+        self.rng.bit_generator.state, self.picture_rng.bit_generator.state = state["random"]
+        self.queue[:] = state["queue"]
+        self.curve = LossCurve(**state["curve"])
+        self.done = state["done"]
+
+
+def parameter_groups(encoder: Encoder) -> list[dict[str, Any]]:
+    """Parameters to train with their highest learning rates; a backbone has its own, lower one."""
+    config = encoder.config
+    trained = {name: p for name, p in encoder.named_parameters() if p.requires_grad}
+    backbone = [p for name, p in trained.items() if config.tower == "transformers" and name.startswith("tower.")]
+    taken = {id(p) for p in backbone}
+    groups = [
+        {"params": [p for p in trained.values() if id(p) not in taken], "lr": config.learning_rate},
+        {"params": backbone, "lr": config.tower_learning_rate},
+    ]
+    return [group for group in groups if group["params"]]
 
 
 def _category_loss(logits: Tensor, target: Tensor) -> Tensor:
@@ -105,7 +207,7 @@ def _category_loss(logits: Tensor, target: Tensor) -> Tensor:
 
 def _circle(embedding: Tensor, product: Tensor, affinity: Tensor, config: EncoderConfig) -> Tensor:
     same = product[:, None] == product[None]
-    positive = same & ~torch.eye(len(product), dtype=torch.bool)
+    positive = same & ~torch.eye(len(product), dtype=torch.bool, device=product.device)
     # A clicked pair is neither: circle loss speaks of products, not of taste.
     negative = ~same & (affinity == 0)
     return circle_loss(embedding, positive, negative, margin=config.circle_margin, gamma=config.circle_gamma)

@@ -72,7 +72,7 @@ def evaluate_queries(
     items = pq.read_table(bundle / "semantic_ids" / "items.parquet", columns=["item_id", "bucket"])
     row_of = {item: row for row, item in enumerate(items["item_id"].to_pylist())}
     encoder = Encoder.from_pretrained(bundle / "encoder")
-    judged, aside, unknown = read_queries(queries, row_of, encoder.config.image_size)
+    judged, aside, unknown = read_queries(queries, row_of, encoder.image_size)
     if not judged:
         reasons = "; ".join(f"{n} x {reason}" for reason, n in Counter(reason for _, reason in aside).items())
         raise OneVisionError(f"{queries}: none of its {len(aside)} rows can be measured ({reasons or 'it is empty'})")
@@ -194,7 +194,7 @@ def _nearest(bundle: Path, encoder: Encoder, judged: list[JudgedQuery], items: i
     dense = DenseSearch(arrays["view_embedding"], arrays["view_item"], items)
     parts = []
     for start in range(0, len(judged), _BATCH):
-        pixels = np.stack([decode_image(q.image, encoder.config.image_size) for q in judged[start : start + _BATCH]])
+        pixels = np.stack([decode_image(q.image, encoder.image_size) for q in judged[start : start + _BATCH]])
         parts.append(dense.search(encoder.embed(pixels).embedding, PLACES)[0])
     return np.concatenate(parts)
 

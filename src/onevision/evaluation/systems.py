@@ -125,7 +125,7 @@ def image_tower_latency(shop: Snapshot, encoder: Path, queries: QuerySet, clock:
     model = Encoder.from_pretrained(encoder)
 
     def answer(row: int) -> object:
-        pixels = decode_image(shop.images.read(queries.image_id[row]), model.config.image_size)
+        pixels = decode_image(shop.images.read(queries.image_id[row]), model.image_size)
         return model.embed(pixels[None])
 
     return clock.time(answer)

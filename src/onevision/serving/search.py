@@ -152,7 +152,7 @@ class Searcher:
         )
 
     def _pixels(self, images: Sequence[bytes]) -> np.ndarray:
-        size = self._encoder.config.image_size
+        size = self._encoder.image_size
         pixels = np.empty((len(images), size, size, 3), dtype=np.uint8)
         for row, data in enumerate(images):
             try:

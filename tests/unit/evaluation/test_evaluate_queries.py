@@ -124,7 +124,7 @@ def test_a_bundle_is_measured_beside_dense_neighbours(bundle, table, tmp_path):
 def nearest_mrr(bundle: Path, table: Path) -> float:
     encoder = Encoder.from_pretrained(bundle / "encoder")
     rows = pq.read_table(table).to_pylist()[:8]
-    query = encoder.embed(np.stack([decode_image(row["image"], encoder.config.image_size) for row in rows])).embedding
+    query = encoder.embed(np.stack([decode_image(row["image"], encoder.image_size) for row in rows])).embedding
     views = load_file(bundle / "semantic_ids" / "item_embeddings.safetensors")
     found, _ = nearest_items(query, views["view_embedding"], views["view_item"], 10)
     ids = pq.read_table(bundle / "semantic_ids" / "items.parquet")["item_id"].to_pylist()

@@ -1,0 +1,109 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from onevision.checkpoint import Checkpoint
+from onevision.encoder.augmentation import draw_moves, flip_crop
+from onevision.encoder.config import EncoderConfig
+from onevision.encoder.distributed import Group
+from onevision.encoder.model import Encoder
+from onevision.encoder.sampler import Batch, TrainingViews
+from onevision.encoder.training import EncoderTraining, LossCurve, parameter_groups
+
+PRODUCTS, VIEWS = 12, 5
+CONFIG = EncoderConfig(
+    width=8,
+    embedding_dim=8,
+    image_size=32,
+    steps=12,
+    items_per_batch=5,
+    views_per_item=3,
+    checkpoint_every=2,
+    head_dropout=0.3,
+    hard_negative_share=0.5,
+)
+
+
+class Killed(BaseException):
+    """Ends a training in the middle, as a lost machine does."""
+
+
+def train(path: Path, kill_at: int = 10**6, **options: Any) -> tuple[Encoder, LossCurve, list[int]]:
+    """Train on random pictures; the rows' sums tell which batches were drawn in this call."""
+    encoder = Encoder(torch_seeded(CONFIG.model_copy(update=options)), ["a", "b", "c"])
+    views = TrainingViews(
+        [f"i{n}" for n in range(PRODUCTS)],
+        [np.arange(2) + VIEWS * n for n in range(PRODUCTS)],
+        [np.arange(2, VIEWS) + VIEWS * n for n in range(PRODUCTS)],
+        {0: (np.array([3]), np.array([1.0]))},
+    )
+    rows = PRODUCTS * VIEWS
+    pixels = np.random.default_rng(5).integers(0, 256, (rows, 32, 32, 3), dtype=np.uint8)
+    drawn: list[int] = []
+
+    def pooled(batch: Batch, rng: np.random.Generator) -> Tensor:
+        if len(drawn) == kill_at:
+            raise Killed
+        drawn.append(int(batch.rows.sum()))
+        moved = flip_crop(pixels[batch.rows], draw_moves(len(batch.rows), 32, rng))
+        return encoder.tower(torch.from_numpy(moved)).pooled
+
+    known = np.arange(rows) // VIEWS % 3
+    group = Group(0, 1, torch.device("cpu"))
+    training = EncoderTraining(encoder, views, known, np.arange(rows) % VIEWS < 2, pooled, seed=3, group=group)
+    return encoder, training.run(Checkpoint(path, "this")), drawn
+
+
+def torch_seeded(config: EncoderConfig) -> EncoderConfig:
+    torch.manual_seed(2)
+    return config
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_killed_training_goes_on_as_if_nothing_had_happened(precision: str, tmp_path: Path) -> None:
+    whole, curve, batches = train(tmp_path / "whole", precision=precision)
+    with pytest.raises(Killed):
+        train(tmp_path / "checkpoint", kill_at=5, precision=precision)
+    resumed, curve_again, batches_again = train(tmp_path / "checkpoint", precision=precision)
+    assert batches_again == batches[4:]
+    assert curve_again == curve
+    again = resumed.state_dict()
+    assert all(torch.equal(value, again[name]) for name, value in whole.state_dict().items())
+
+
+def test_a_checkpoint_of_other_work_or_a_damaged_one_is_not_taken(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "checkpoint"
+    with pytest.raises(Killed):
+        train(path, kill_at=5)
+    assert Checkpoint(path, "this").load() is not None
+    assert Checkpoint(path, "other").load() is None
+    assert "of other work" in capsys.readouterr().err
+    path.write_bytes(path.read_bytes()[:-100])
+    assert Checkpoint(path, "this").load() is None
+    assert "starts again" in capsys.readouterr().err
+
+
+def test_the_work_names_the_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ONEVISION_CHECKPOINTS", raising=False)
+    one, two = (Checkpoint.of("align", tmp_path / "encoder", [{"steps": n}, 7]) for n in (1, 2))
+    assert one.path.parent == tmp_path
+    assert (one.path, one.identity) != (two.path, two.identity)
+    monkeypatch.setenv("ONEVISION_CHECKPOINTS", str(tmp_path / "volume"))
+    assert Checkpoint.of("align", tmp_path / "encoder", []).path.parent == tmp_path / "volume"
+
+
+def test_a_backbone_has_a_learning_rate_of_its_own() -> None:
+    encoder = Encoder(CONFIG, ["a"])
+    (group,) = parameter_groups(encoder)
+    assert group["lr"] == CONFIG.learning_rate
+    encoder.config = CONFIG.model_copy(update={"tower": "transformers"})
+    head, tower = parameter_groups(encoder)
+    assert (head["lr"], tower["lr"]) == (CONFIG.learning_rate, CONFIG.tower_learning_rate)
+    assert {id(p) for p in tower["params"]} == {id(p) for p in encoder.tower.parameters()}
+    assert len(head["params"]) + len(tower["params"]) == len(list(encoder.parameters()))
