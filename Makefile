@@ -9,10 +9,10 @@ STAMP := .venv/.installed
 # uv takes a local wheel folder (for a CPU build of torch, say) by another variable than pip does.
 UV := $(if $(PIP_FIND_LINKS),UV_FIND_LINKS="$(PIP_FIND_LINKS)") $(BIN)/uv
 
-.PHONY: help setup demo smoke test test-fast lint format compile bench lock
+.PHONY: help setup demo smoke test test-fast lint format compile bench bench-quantizer lock
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## make .venv with the locked dependencies (Python 3.11+, git and make are enough)
 
@@ -50,6 +50,9 @@ compile: setup ## compile the pipelines and the components' tables
 
 bench: setup ## every benchmark, each printing a ratio against a named peer
 	@for file in benchmarks/[a-z]*.py; do echo "== $$file"; $(BIN)/python "$$file"; done
+
+bench-quantizer: setup ## residual k-means against faiss: CPU seconds, error, share of the matrix rate, memory
+	$(BIN)/python benchmarks/bench_quantizer.py --out docs/results/quantizer.json
 
 lock: setup ## resolve the dependencies again
 	$(UV) pip compile --quiet pyproject.toml --all-extras --no-header --no-annotate \

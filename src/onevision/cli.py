@@ -242,6 +242,24 @@ def encoding_report(
     _show_tables(encoding_report(data, config, out=out, ablations=ablations, seed=seed), out)
 
 
+@app.command("codebook-sizes", rich_help_panel="Use")
+def codebook_sizes(
+    items: Annotated[int, typer.Option(help="items of the catalogue", min=10, max=10**10)],
+    target_icr: Annotated[float, typer.Option(help="share of items to be alone on their ID", min=0, max=1)] = 0.9,
+) -> None:
+    """Codebook sizes for a catalogue, and the collisions to expect of them."""
+    from onevision.quantization.sizing import candidates, suggest
+
+    chosen = suggest(items, target_icr)
+    print(f"{'codebook sizes':<18}{'OPQ':>8}{'bits':>6}{'ICR':>8}{'collisions':>12}")
+    for sizing in candidates(items):
+        sizes, opq = ",".join(map(str, sizing.codebook_sizes)), f"2x{sizing.opq_size}" if sizing.opq_size else "none"
+        figures = f"{sizing.bits:>6.0f}{sizing.icr:>8.1%}{sizing.collision_rate:>12.2%}"
+        print(f"{sizes:<18}{opq:>8}{figures}{'  <- fewest bits' if sizing == chosen else ''}")
+    if chosen is None:
+        print(f"none of them is expected to reach {target_icr:.0%}: accept buckets, or align the encoder better")
+
+
 @app.command("report", rich_help_panel="Use")
 def report(run: Annotated[Path, typer.Argument(help="run folder")] = LATEST_RUN) -> None:
     """Write a run's report again, and show its summary."""

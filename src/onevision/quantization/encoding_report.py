@@ -171,15 +171,14 @@ def _difference_table(measured: dict[str, Measured], seed: int) -> ReportTable:
 
 
 def _agreement(measured: dict[str, Measured]) -> Figure:
-    levels = (1, 2, 3)
+    shown = {name: found for name, found in measured.items() if not name.startswith("vrq_without")}
     heights = {
-        name: [100 * found.metrics.get(f"vc@{level}", 0.0) for level in levels]
-        for name, found in measured.items()
-        if not name.startswith("vrq_without")
+        f"VC@{level}": [100 * found.metrics.get(f"vc@{level}", 0.0) for found in shown.values()] for level in (1, 2)
     }
+    names = [name.replace("_", "\n") for name in shown]
     title = "View consistency"
-    chart = grouped_bars([f"VC@{level}" for level in levels], heights, title=title, y_label="% of held-out photos")
-    return Figure(title, "svg", chart, "Held-out photos that share the first codes of their product.")
+    chart = grouped_bars(names, heights, title=title, y_label="% of held-out photos")
+    return Figure(title, "svg", chart, "Held-out photos that share the first code, or two, of their product.")
 
 
 def _left_out(data: EncodingData, config: QuantizationConfig) -> list[str]:
