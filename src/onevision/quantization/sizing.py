@@ -2,7 +2,8 @@
 
 If n items fell independently on N equally likely IDs, exp(-(n - 1) / N) of them would be alone. They do not:
 look-alikes fall on the same codes at every level, so that a bit of codes separates less than a bit. N is therefore
-taken as 2^(effective bits), a line through what residual k-means with OPQ reached on real embeddings (docs/encoding.md).
+taken as 2^(effective bits), a line through what residual k-means with OPQ reached on embeddings of a run
+(docs/encoding.md).
 """
 
 from __future__ import annotations
