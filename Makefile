@@ -9,10 +9,11 @@ STAMP := .venv/.installed
 # uv takes a local wheel folder (for a CPU build of torch, say) by another variable than pip does.
 UV := $(if $(PIP_FIND_LINKS),UV_FIND_LINKS="$(PIP_FIND_LINKS)") $(BIN)/uv
 
-.PHONY: help setup demo smoke test test-fast lint format compile bench bench-pairing lock
+.PHONY: help setup demo smoke test test-fast lint format compile bench bench-pairing bench-quantizer lock
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-16s %s
+", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## make .venv with the locked dependencies (Python 3.11+, git and make are enough)
 
@@ -53,6 +54,9 @@ bench: setup ## every benchmark, each printing a ratio against a named peer
 
 bench-pairing: setup ## a click log of 20 million events on DuckDB beside pandas (about ten minutes, 8 GB)
 	$(BIN)/python benchmarks/bench_pairing.py --out docs/results/pairing.json
+
+bench-quantizer: setup ## residual k-means against faiss: CPU seconds, error, share of the matrix rate, memory
+	$(BIN)/python benchmarks/bench_quantizer.py --out docs/results/quantizer.json
 
 lock: setup ## resolve the dependencies again
 	$(UV) pip compile --quiet pyproject.toml --all-extras --no-header --no-annotate \

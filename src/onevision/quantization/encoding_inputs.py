@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from onevision.errors import ContractError
+from onevision.quantization.vrq import ViewPairs
 
 Read = TypeVar("Read")
 
@@ -25,17 +26,18 @@ HELD_OUT_SHARE = 0.2
 class EncodingData:
     """What quantisers are fitted and measured on.
 
-    A product's item vector is the normalised mean of its pictures. Of a held-out product one picture is kept out of
-    that mean: its photo, the view that the item's code is compared with.
+    A product's item vector is the normalised mean of its pictures, of those alone that are no held-out photo: the photo
+    is the view that the item's code is compared with.
 
     Attributes:
         x: (N, d) float32, unit length.
-        product: (N,) product number of each row, 0 .. M-1.
+        product: (N,) product number of each row, 0 .. M-1; -1 where it is not known.
         item: (M, d) item vectors.
         category: (M,) category number of each product, None if not known.
-        train: rows of the products that may be trained on.
-        u, v: training pairs, rows that show one product.
-        photo, target: (H,) rows of the held-out photos and their product numbers.
+        train: rows that may be trained on, none of a held-out product.
+        pairs: training pairs, as rows of `x[train]`.
+        photo: (H,) rows of the held-out photos; a held-out product has one or more.
+        kinds: kind -> (P, 2) rows of held-out pairs of that kind of views, each of one product.
     """
 
     x: NDArray[np.float32]
@@ -43,10 +45,14 @@ class EncodingData:
     item: NDArray[np.float32]
     category: NDArray[np.int64] | None
     train: NDArray[np.int64]
-    u: NDArray[np.int64]
-    v: NDArray[np.int64]
+    pairs: ViewPairs
     photo: NDArray[np.int64]
-    target: NDArray[np.int64]
+    kinds: dict[str, NDArray[np.int64]]
+
+    @property
+    def target(self) -> NDArray[np.int64]:
+        """(H,) product numbers of the held-out photos."""
+        return self.product[self.photo]
 
 
 def read_encoding_data(embeddings: Path, pairs: Path | None, categories: Path | None, seed: int) -> EncodingData:
@@ -54,15 +60,16 @@ def read_encoding_data(embeddings: Path, pairs: Path | None, categories: Path | 
 
     Args:
         embeddings: (N, d) array, `.npy` or `.safetensors` (tensor `embedding`, or the only one).
-        pairs: rows of the same product: `.npy` (P, 2), or `.csv` / `.parquet` with columns `a` and `b`; rows that
-            are joined by pairs are one product. Without it every row is a product of its own.
+        pairs: rows of the same product: `.npy` (P, 2), or `.csv` / `.parquet` with columns `a` and `b` and, if the
+            report shall tell them apart, the `kind` of the pair (such as "user_photo-main"); rows that are joined by
+            pairs are one product. Without it every row is a product of its own.
         categories: one a row: `.npy` (N,), or a table with a column `category`.
 
     Raises:
         ContractError: a file that cannot be read, a wrong shape, a value that is not finite, a row that is not there.
     """
     x = read_embeddings(embeddings)
-    edges = read_pairs(pairs, len(x)) if pairs is not None else np.zeros((0, 2), dtype=np.int64)
+    edges, kind = read_pairs(pairs, len(x)) if pairs is not None else (np.zeros((0, 2), dtype=np.int64), None)
     product = _products(len(x), edges)
     counts = np.bincount(product)
     rng = np.random.default_rng(seed)
@@ -74,21 +81,28 @@ def read_encoding_data(embeddings: Path, pairs: Path | None, categories: Path | 
     photo = order[np.searchsorted(product[order], target) + (rng.random(len(target)) * counts[target]).astype(np.int64)]
     shown = np.ones(len(x), dtype=bool)
     shown[photo] = False
-    training_edges = edges[~held[product[edges[:, 0]]]]
+    train = np.flatnonzero(~held[product])
+    unseen = held[product[edges[:, 0]]]
     category = None
     if categories is not None:
         category = read_categories(categories, len(x))[order[np.searchsorted(product[order], np.arange(len(counts)))]]
     return EncodingData(
         x=x,
         product=product,
-        item=_means(x[shown], product[shown], len(counts)),
+        item=item_vectors(x[shown], product[shown], len(counts)),
         category=category,
-        train=np.flatnonzero(~held[product]),
-        u=training_edges[:, 0],
-        v=training_edges[:, 1],
+        train=train,
+        pairs=_training_pairs(edges[~unseen], train, product, category),
         photo=photo,
-        target=target,
+        kinds={} if kind is None else {str(k): edges[unseen & (kind == k)] for k in np.unique(kind[unseen])},
     )
+
+
+def item_vectors(x: NDArray[np.float32], product: NDArray[np.int64], products: int) -> NDArray[np.float32]:
+    """Normalised means (M, d) of the rows (N, d) of each product."""
+    sums = np.zeros((products, x.shape[1]), dtype=np.float64)
+    np.add.at(sums, product, x)
+    return (sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12)).astype(np.float32)
 
 
 def read_embeddings(path: Path) -> NDArray[np.float32]:
@@ -110,20 +124,23 @@ def read_embeddings(path: Path) -> NDArray[np.float32]:
     return x / norm
 
 
-def read_pairs(path: Path, rows: int) -> NDArray[np.int64]:
-    """(P, 2) row numbers from 0, each pair of two different rows."""
+def read_pairs(path: Path, rows: int) -> tuple[NDArray[np.int64], NDArray[np.str_] | None]:
+    """(P, 2) row numbers from 0, each pair of two different rows; and (P,) their kinds, if the file names them."""
+    kind = None
     if path.suffix == ".npy":
         pairs = _read_array(path)
     else:
         table = _read_table(path, ("a", "b"))
         pairs = table[["a", "b"]].to_numpy()
+        if "kind" in table.columns:
+            kind = table["kind"].to_numpy().astype(str)
     if pairs.ndim != 2 or pairs.shape[1] != 2 or not np.issubdtype(pairs.dtype, np.integer):
         raise ContractError(f"{path}: wanted are two whole row numbers a pair; this is {pairs.dtype} {pairs.shape}")
     outside = np.flatnonzero((pairs < 0).any(axis=1) | (pairs >= rows).any(axis=1))
     if len(outside):
         raise ContractError(f"{path}: pair {outside[0]} is {pairs[outside[0]].tolist()}; rows go from 0 to {rows - 1}")
-    pairs = pairs.astype(np.int64)
-    return pairs[pairs[:, 0] != pairs[:, 1]]
+    different = pairs[:, 0] != pairs[:, 1]
+    return pairs[different].astype(np.int64), None if kind is None else kind[different]
 
 
 def read_categories(path: Path, rows: int) -> NDArray[np.int64]:
@@ -167,7 +184,11 @@ def _products(rows: int, pairs: NDArray[np.int64]) -> NDArray[np.int64]:
     return connected_components(graph, directed=False)[1].astype(np.int64)
 
 
-def _means(x: NDArray[np.float32], product: NDArray[np.int64], products: int) -> NDArray[np.float32]:
-    sums = np.zeros((products, x.shape[1]), dtype=np.float64)
-    np.add.at(sums, product, x)
-    return (sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12)).astype(np.float32)
+def _training_pairs(
+    edges: NDArray[np.int64], train: NDArray[np.int64], product: NDArray[np.int64], category: NDArray[np.int64] | None
+) -> ViewPairs:
+    number = np.full(len(product), -1, dtype=np.int64)
+    number[train] = np.arange(len(train))
+    shown = product[edges[:, 0]]
+    leaf = np.zeros_like(shown) if category is None else category[shown]
+    return ViewPairs(number[edges[:, 0]], number[edges[:, 1]], shown, np.stack([np.zeros_like(leaf), leaf], axis=1))

@@ -81,13 +81,16 @@ class ResidualQuantizer(nn.Module):
 
     def distances(self, rest: Tensor, level: int) -> Tensor:
         """Squared distances (..., K_l) of what is left to explain, `rest` (..., d), to the codes of a level."""
-        if level < len(self.residual_sizes):
-            book, part = self.codebook(level), rest
-        else:
-            s = level - len(self.residual_sizes)
-            book, part = self.opq_codebooks[s], rest.chunk(self.opq_subspaces, -1)[s]
+        part, book = self._compared(rest, level)
         cross = part @ book.T
         return (part.square().sum(-1, keepdim=True) - 2 * cross + book.square().sum(-1)).clamp_min(0)
+
+    def _compared(self, rest: Tensor, level: int) -> tuple[Tensor, Tensor]:
+        """What a level looks at of `rest`, and the codebook that it is compared with."""
+        if level < len(self.residual_sizes):
+            return rest, self.codebook(level)
+        s = level - len(self.residual_sizes)
+        return rest.chunk(self.opq_subspaces, -1)[s], self.opq_codebooks[s]
 
     def advance(self, rest: Tensor, level: int, codes: Tensor) -> Tensor:
         """What is left after `codes` (...,) of a level; after the last residual level it is rotated for OPQ."""
@@ -105,7 +108,7 @@ class ResidualQuantizer(nn.Module):
         for start in range(0, len(x), BLOCK):
             rest = self.project(torch.from_numpy(np.ascontiguousarray(x[start : start + BLOCK], dtype=np.float32)))
             for level in range(len(self.codebook_sizes)):
-                best = self.distances(rest, level).argmin(-1)
+                best = nearest(*self._compared(rest, level))[0]
                 codes[start : start + BLOCK, level] = best.numpy()
                 rest = self.advance(rest, level, best)
         return codes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,15 @@ from safetensors.numpy import save_file
 import onevision.quantization.encoding_report as encoding_report_module
 from onevision.errors import ContractError, OneVisionError
 from onevision.quantization.encoding_inputs import HELD_OUT_SHARE, read_encoding_data
-from onevision.quantization.encoding_report import OPQ, _ranks, default_codebook_sizes, encoding_report
+from onevision.quantization.encoding_measures import Measured, ranks
+from onevision.quantization.encoding_report import (
+    _collapses,
+    default_codebook_sizes,
+    default_config,
+    encoding_report,
+)
+from onevision.quantization.methods import ablated_configs, fit_methods
+from onevision.quantization.residual import ResidualKMeans
 from onevision.report import StageReport
 
 PRODUCTS, VIEWS, DIM = 60, 3, 8
@@ -43,11 +52,17 @@ def few_steps():
         yield
 
 
+METHODS = {"rq_kmeans", "hierarchical_kmeans", "rq_opq", "opq", "rq_vae", "fsq", "vrq"}
+
+
+def read(files, pairs="pairs.npy"):
+    return read_encoding_data(files / "x.npy", pairs and files / pairs, files / "categories.parquet", seed=7)
+
+
 @pytest.fixture(scope="module")
 def report(files):
-    return encoding_report(
-        files / "x.npy", files / "pairs.npy", files / "categories.parquet", files / "out", codebook_sizes=(8, 4)
-    )
+    data = read(files)
+    return encoding_report(data, default_config(data, (8, 4)), out=files / "out")
 
 
 def test_products_are_held_out_whole_and_their_photo_is_in_no_item_vector(files):
@@ -56,7 +71,9 @@ def test_products_are_held_out_whole_and_their_photo_is_in_no_item_vector(files)
     assert all(len(set(owner[data.product == p])) == 1 for p in range(PRODUCTS))
     assert len(data.target) == round(HELD_OUT_SHARE * PRODUCTS)
     assert not set(data.product[data.train]) & set(data.target)
-    assert set(data.u) | set(data.v) <= set(data.train)
+    u, v = data.train[data.pairs.u], data.train[data.pairs.v]
+    np.testing.assert_array_equal(owner[u], owner[v])
+    assert len(u) == (PRODUCTS - len(data.target)) * (VIEWS - 1)
     np.testing.assert_array_equal(data.product[data.photo], data.target)
     photo, target = data.photo[0], data.target[0]
     rest = np.setdiff1d(np.flatnonzero(data.product == target), [photo])
@@ -68,14 +85,15 @@ def test_products_are_held_out_whole_and_their_photo_is_in_no_item_vector(files)
 def test_formats_hold_the_same(files):
     a = read_encoding_data(files / "x.npy", files / "pairs.npy", None, seed=1)
     b = read_encoding_data(files / "x.safetensors", files / "pairs.csv", None, seed=1)
-    for name in ("x", "product", "item", "photo", "u"):
+    for name in ("x", "product", "item", "photo"):
         np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
+    np.testing.assert_array_equal(a.pairs.u, b.pairs.u)
 
 
 def test_every_method_is_measured_on_the_same_products(report, files):
-    assert {key.split("/")[0] for key in report.metrics} == {"rq_kmeans", "rq_opq", "opq", "vrq"}
+    assert {key.split("/")[0] for key in report.metrics} == METHODS
     assert report.counts["products"] == PRODUCTS
-    for method in ("rq_kmeans", "rq_opq", "opq", "vrq"):
+    for method in METHODS:
         assert 0 <= report.metrics[f"{method}/collision_rate"] < 1
         assert report.metrics[f"{method}/vc@1"] >= report.metrics[f"{method}/vc@2"]
     assert report.metrics["rq_opq/relative_error"] < report.metrics["rq_kmeans/relative_error"] < 1
@@ -84,16 +102,14 @@ def test_every_method_is_measured_on_the_same_products(report, files):
 
 
 def test_same_seed_gives_the_same_figures(files, report):
-    again = encoding_report(
-        files / "x.npy", files / "pairs.npy", files / "categories.parquet", codebook_sizes=(8, 4), seed=7
-    )
-    assert again.metrics == report.metrics
+    data = read(files)
+    assert encoding_report(data, default_config(data, (8, 4)), seed=7).metrics == report.metrics
 
 
 def test_without_pairs_every_row_is_a_product_and_there_is_no_vrq(files):
-    report = encoding_report(files / "x.npy")
+    report = encoding_report(read(files, pairs=None))
     assert report.counts["products"] == PRODUCTS * VIEWS
-    assert {key.split("/")[0] for key in report.metrics} == {"rq_kmeans", "rq_opq", "opq"}
+    assert {key.split("/")[0] for key in report.metrics} == METHODS - {"vrq"}
     assert not [key for key in report.metrics if "vc@" in key]
 
 
@@ -112,20 +128,66 @@ def test_default_sizes_follow_the_rule(products, sizes):
     assert default_codebook_sizes(products) == sizes
 
 
-def test_opq_rebuilds_what_it_encodes():
-    x = np.random.default_rng(0).normal(size=(300, 8)).astype(np.float32)
-    opq = OPQ(4, 16).fit(x, seed=0)
-    codes = opq.encode(x)
-    assert codes.shape == (300, 4)
-    rebuilt = opq.decode(codes)
-    assert np.square(x - rebuilt).mean() < 0.5 * np.square(x).mean()
-    np.testing.assert_array_equal(opq.encode(rebuilt), codes)
+def test_kinds_of_pairs_are_measured_on_held_out_products_alone(files, tmp_path):
+    pairs = np.load(files / "pairs.npy")
+    table = pd.DataFrame(pairs, columns=["a", "b"])
+    table["kind"] = np.where(np.arange(len(pairs)) % 2, "odd", "even")
+    table.to_parquet(tmp_path / "pairs.parquet")
+    data = read_encoding_data(files / "x.npy", tmp_path / "pairs.parquet", None, seed=7)
+    assert set(data.kinds) == {"even", "odd"}
+    for kind, rows in data.kinds.items():
+        unseen = [row.tolist() for row, name in zip(pairs, table["kind"], strict=True) if name == kind]
+        assert rows.tolist() == [row for row in unseen if data.product[row[0]] in data.target]
+        assert len(rows)
+    quantizer = ResidualKMeans(DIM, (8, 4), opq_subspaces=0).fit(data.x, seed=0)
+    rows = data.kinds["odd"]
+    same = quantizer.encode(data.x[rows[:, 0]])[:, 0] == quantizer.encode(data.x[rows[:, 1]])[:, 0]
+    assert Measured(quantizer, data, 0).metrics["vc@1/odd"] == pytest.approx(same.mean())  # one pair a product
+
+
+def test_a_product_with_many_photos_counts_once(files):
+    data = read(files)
+    first, second = data.photo[:2]
+    several = replace(data, photo=np.array([first] * 9 + [second]))
+    quantizer = ResidualKMeans(DIM, (8, 4), opq_subspaces=0).fit(data.x, seed=0)
+    once = Measured(quantizer, replace(data, photo=np.array([first, second])), 0)
+    many = Measured(quantizer, several, 0)
+    assert len(many.values["vc@1"]) == 2
+    assert many.metrics["vc@1"] == once.metrics["vc@1"]
+    assert many.difference(once, "r@1").mean == 0
+
+
+def test_ablations_take_out_one_loss_each(files):
+    data = read(files)
+    config = default_config(data, (8, 4))
+    ablated = ablated_configs(config)
+    assert "vrq_without_balance" in ablated
+    weights = [name for name in type(config).model_fields if name.endswith("_weight")]
+    for name, changed in ablated.items():
+        differing = [f for f in type(config).model_fields if getattr(changed, f) != getattr(config, f)]
+        assert len(differing) == 1, name
+        assert not getattr(changed, differing[0])
+    assert {f"vrq_without_{w.removesuffix('_weight')}" for w in weights if getattr(config, w)} <= set(ablated)
+    short = config.model_copy(update={"steps": 2})
+    fitted = fit_methods(data.x[data.train], data.pairs, short, ablations=True, seed=7)
+    assert set(fitted) == METHODS | set(ablated)
+
+
+def test_collapse_alarm_hears_few_codes_doing_all_the_work():
+    def alarms(dead, perplexity):
+        quantizer = ResidualKMeans(DIM, (64,), opq_subspaces=0)
+        return _collapses({"m": quantizer}, {"m/dead_codes@1": dead, "m/perplexity@1": perplexity})
+
+    assert alarms(0, 60.0) == []
+    assert alarms(3, 32.0) == []
+    assert alarms(0, 31.9) == ["m: level 1 uses 64 codes like 31.9 (perplexity)"]
+    assert alarms(4, 60.0) == ["m: level 1 leaves 4 of 64 codes unused"]
 
 
 def test_products_with_one_code_share_the_worst_rank():
     rebuilt = np.array([[1, 0], [1, 0], [0, 1]], dtype=np.float32)
     photos = np.array([[1, 0.1], [0, 1]], dtype=np.float32)
-    assert _ranks(photos, rebuilt, np.array([0, 2]), seed=0).tolist() == [2, 1]
+    assert ranks(photos, rebuilt, np.array([0, 2])).tolist() == [2, 1]
 
 
 def test_inputs_that_are_not_what_they_should_be_are_refused(files, tmp_path):
@@ -149,6 +211,7 @@ def test_inputs_that_are_not_what_they_should_be_are_refused(files, tmp_path):
         (good, None, tmp_path / "few.npy", "one a row"),
     ):
         with pytest.raises(ContractError, match=message):
-            encoding_report(embeddings, pairs, categories)
+            read_encoding_data(embeddings, pairs, categories, seed=7)
+    data = read(files)
     with pytest.raises(OneVisionError, match="cannot fill"):
-        encoding_report(good, codebook_sizes=(1024,))
+        encoding_report(data, default_config(data, (1024,)))

@@ -1,0 +1,1 @@
+"""Encodings that VRQ is compared with, beside residual k-means: RQ-VAE, FSQ, hierarchical k-means, OPQ."""

@@ -1,0 +1,58 @@
+"""A run's encoding report is fitted on what the run was trained on, and measured on items that it never saw."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from support.models import make_models
+
+from onevision.quantization.encoding_run import run_encoding_data
+
+
+@pytest.fixture(scope="module")
+def artifacts(tiny_snapshot, tmp_path_factory):
+    return make_models(tiny_snapshot, tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="module")
+def images(artifacts):
+    return pq.read_table(artifacts["encoder"] / "images.parquet").to_pandas()
+
+
+@pytest.fixture(scope="module")
+def data(artifacts):
+    return run_encoding_data(artifacts["snapshot"], artifacts["pairs"], artifacts["encoder"])
+
+
+def test_held_out_products_have_no_picture_in_training(data, images):
+    trained = set(images.item_id[images.split == "train"].dropna())
+    photos = images.iloc[data.photo]
+    assert len(photos)
+    assert not trained & set(photos.item_id)
+    assert set(photos.split) <= {"validation", "test"}
+    assert (images.split.to_numpy()[data.train] == "train").all()
+    wanted = images[images.split.isin(["validation", "test"]) & images.item_id.notna() & ~images.item_id.isin(trained)]
+    assert sorted(wanted.image_id) == sorted(photos.image_id)
+
+
+def test_an_item_is_the_mean_of_its_catalogue_pictures(data, images):
+    item = images.item_id.iloc[data.photo[0]]
+    rows = np.flatnonzero((images.item_id == item) & images.view.isin(["main", "sku"]))
+    mean = data.x[rows].mean(axis=0)
+    np.testing.assert_allclose(data.item[data.target[0]], mean / np.linalg.norm(mean), atol=1e-5)
+
+
+def test_kinds_are_all_pairs_of_one_unseen_product_once(data, images):
+    trained = set(images.item_id[images.split == "train"].dropna())
+    seen = set()
+    for kind, rows in data.kinds.items():
+        first, second = (images.iloc[rows[:, end]] for end in (0, 1))
+        assert {f"{a}-{b}" for a, b in zip(first["view"], second["view"], strict=True)} == {kind}
+        assert first.item_id.tolist() == second.item_id.tolist()
+        assert not trained & set(first.item_id)
+        pairs = {frozenset(row) for row in rows.tolist()}
+        assert len(pairs) == len(rows)
+        assert not seen & pairs
+        seen |= pairs
+    assert any(kind.startswith("user_photo-main") for kind in data.kinds)
