@@ -78,6 +78,22 @@ def find_outliers(
 
 
 @torch.inference_mode()
+def mean_projection(
+    quantizer: ResidualQuantizer,
+    view_embedding: NDArray[np.float32],
+    view_item: NDArray[np.int64],
+    is_main: NDArray[np.bool_],
+    config: SemanticIdsConfig,
+) -> NDArray[np.float32]:
+    """Weighted means (I, d) of the items' projected views, outliers left out; arguments as `assign` takes them."""
+    voting = ~find_outliers(view_embedding, view_item, config.outlier_cosine)
+    weight = np.where(is_main, config.main_view_weight, 1.0).astype(np.float32)[voting]
+    views = quantizer.project(torch.from_numpy(np.ascontiguousarray(view_embedding[voting], dtype=np.float32)))
+    owner = torch.from_numpy(view_item[voting])
+    return _weighted_mean(views, owner, torch.from_numpy(weight), int(view_item[-1]) + 1).numpy()
+
+
+@torch.inference_mode()
 def _vote(
     quantizer: ResidualQuantizer, views: Tensor, owner: Tensor, weight: Tensor, items: int, voted_levels: int
 ) -> NDArray[np.int16]:

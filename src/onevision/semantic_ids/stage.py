@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from onevision.artifacts import finish_artifact, open_artifact, require_same_generation, start_artifact, write_json
@@ -18,7 +19,8 @@ from onevision.metrics.encoding import encoding_metrics
 from onevision.quantization.residual import ResidualQuantizer
 from onevision.quantization.stage import Embedded
 from onevision.report import ReportTable, StageReport
-from onevision.semantic_ids.assign import Assignment, assign
+from onevision.semantic_ids.assign import Assignment, assign, mean_projection
+from onevision.semantic_ids.capacity import limit_buckets
 from onevision.semantic_ids.config import SemanticIdsConfig
 from onevision.semantic_ids.trie import Trie
 
@@ -45,21 +47,32 @@ def run(
     # By item, then by picture: neither depends on the order of the rows.
     rows = rows[np.lexsort((data.column("image_id")[rows].astype(str), owner[rows].astype(str)))]
     item_ids, view_item = np.unique(owner[rows].astype(str), return_inverse=True)
-    assignment = assign(model, data.embedding[rows], view_item, view[rows] == "main", config)
+    views = data.embedding[rows]
+    assignment = assign(model, views, view_item, view[rows] == "main", config)
+    changed = np.full(len(item_ids), len(model.codebook_sizes))
+    if config.capacity:
+
+        def positions(items: NDArray[np.int64]) -> NDArray[np.float32]:
+            own = np.flatnonzero(np.isin(view_item, items))
+            number = np.searchsorted(items, view_item[own])
+            return mean_projection(model, views[own], number, view[rows[own]] == "main", config)
+
+        codes, changed = limit_buckets(model, assignment.codes, positions, config.capacity)
+        assignment = assignment._replace(codes=codes)
     trie, bucket = Trie.build(assignment.codes)
     trie.save(out / "trie.safetensors")
     write_json(out / "trie.json", {"codebook_sizes": list(model.codebook_sizes), "leaves": trie.leaves})
     cold = set(owner[data.column("split") == "catalogue_cold"])
     table = _items_table(shop, data, item_ids, assignment, bucket, cold)
     pq.write_table(table, out / "items.parquet")
-    arrays = {"embedding": assignment.embedding, "view_embedding": data.embedding[rows], "view_item": view_item}
+    arrays = {"embedding": assignment.embedding, "view_embedding": views, "view_item": view_item}
     save_file(arrays, out / "item_embeddings.safetensors")
     without = sorted(set(shop.table("items")["item_id"].to_pylist()) - set(item_ids.tolist()))
     unassigned = pa.table(
         {"item_id": pa.array(without, pa.string()), "reason": ["no catalogue picture"] * len(without)}
     )
     pq.write_table(unassigned, out / "unassigned.parquet")
-    report = _report(model, assignment, bucket, table, len(shop.table("items")), len(without))
+    report = _report(model, assignment, bucket, changed, table, len(shop.table("items")), len(without))
     finish_artifact(out, "semantic_ids", parents=parents, counts=report.counts)
     return report
 
@@ -91,11 +104,19 @@ def _items_table(
 
 
 def _report(
-    model: ResidualQuantizer, assignment: Assignment, bucket: np.ndarray, table: pa.Table, items: int, without: int
+    model: ResidualQuantizer,
+    assignment: Assignment,
+    bucket: np.ndarray,
+    changed: np.ndarray,
+    table: pa.Table,
+    items: int,
+    without: int,
 ) -> StageReport:
     metrics = encoding_metrics(assignment.codes, model.codebook_sizes, table["category_id"].to_pylist())
     sizes = np.bincount(np.bincount(bucket))
     rows = [[n, int(count)] for n, count in enumerate(sizes) if n and count]
+    last = len(model.codebook_sizes) - 1
+    beyond = int((changed < last).sum())
     return StageReport(
         "assign-ids",
         counts={
@@ -107,6 +128,8 @@ def _report(
             "views_outlying": int(assignment.outlier.sum()),
             "semantic_ids": int(bucket.max()) + 1,
             "items_sharing_an_id": int((np.bincount(bucket)[bucket] > 1).sum()),
+            "items_moved_for_capacity": int((changed <= last).sum()),
+            "items_moved_out_of_a_full_prefix": beyond,
         },
         metrics=metrics,
         tables=[
@@ -114,4 +137,7 @@ def _report(
                 "Buckets", ["items in a bucket", "buckets"], rows, "Items that share an ID are told apart at read time."
             )
         ],
+        warnings=[f"{beyond} items left a prefix that is full; larger codebooks would keep them with their like"]
+        if beyond
+        else [],
     )
