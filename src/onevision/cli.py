@@ -61,7 +61,7 @@ def _stage_command(stage: Stage) -> Callable[..., None]:
     def command(*, out: Path, recipe: str, overrides: list[str] | None, **arguments: str) -> None:
         from onevision.runner import run_stage
 
-        inputs = {name: arguments[name] for name in stage.inputs}
+        inputs = {name: arguments[name] for name in (*stage.inputs, *stage.optional)}
         parameters = {name: arguments[name] for name in stage.parameters}
         _show(run_stage(stage.name, inputs, out, recipe=recipe, overrides=overrides or [], parameters=parameters), out)
 
@@ -70,6 +70,7 @@ def _stage_command(stage: Stage) -> Callable[..., None]:
         (n, _option(f"{kind} artifact"), required) for n, kind in stage.inputs.items()
     ]
     options += [("out", Out, required), ("recipe", RecipeName, required)]
+    options += [(n, _option(f"{kind} artifact, if there is one"), "") for n, kind in stage.optional.items()]
     options += [(name, _option(text), "") for name, text in stage.parameters.items()]
     options += [("overrides", Overrides, None)]
     parameters = [

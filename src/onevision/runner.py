@@ -40,7 +40,7 @@ def run_stage(
     """Run a stage of `onevision.stages.STAGES` and write its artifact, its report and its page.
 
     Args:
-        inputs: input name -> artifact folder; a snapshot may also be a `gs://` prefix.
+        inputs: input name -> artifact folder; a snapshot may also be a `gs://` prefix; an optional one may be empty.
         out: folder of the artifact; an artifact that is there already is replaced.
         recipe: packaged name or path of a YAML file; `overrides` are `section.key=value`.
         html: a second place for the page, such as the one that KFP shows.
@@ -55,7 +55,8 @@ def run_stage(
     values = load_recipe(recipe, overrides)
     section = getattr(values, stage.section)
     paths = _input_paths(stage, inputs)
-    identities = {key: open_artifact(path, stage.inputs[key], verify=False).identity for key, path in paths.items()}
+    kinds = stage.inputs | stage.optional
+    identities = {key: open_artifact(path, kinds[key], verify=False).identity for key, path in paths.items()}
 
     def work() -> StageReport:
         return _function(stage)(**paths, **arguments, out=target, config=section, seed=values.seed)
@@ -141,14 +142,16 @@ def _finished(
 
 def _input_paths(stage: Stage, inputs: Mapping[str, Path | str]) -> dict[str, Path]:
     """Local folders of a stage's inputs, in the stage's order; a snapshot in a bucket is downloaded."""
-    missing, unknown = stage.inputs.keys() - inputs.keys(), inputs.keys() - stage.inputs.keys()
+    inputs = {name: location for name, location in inputs.items() if location or name in stage.inputs}
+    missing = stage.inputs.keys() - inputs.keys()
+    unknown = inputs.keys() - stage.inputs.keys() - stage.optional.keys()
     if missing or unknown:
         raise OneVisionError(
             f"stage {stage.name} takes the inputs {', '.join(stage.inputs)}"
             + (f"; missing: {', '.join(sorted(missing))}" if missing else "")
             + (f"; unknown: {', '.join(sorted(unknown))}" if unknown else "")
         )
-    return {name: _local_folder(str(inputs[name])) for name in stage.inputs}
+    return {name: _local_folder(str(inputs[name])) for name in (*stage.inputs, *stage.optional) if name in inputs}
 
 
 def _local_folder(location: str) -> Path:

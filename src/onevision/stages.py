@@ -22,6 +22,7 @@ class Stage:
         output: kind of the artifact that it writes.
         summary: one line for help texts and reports.
         extra: the optional dependency group that it needs, if any.
+        optional: input name -> kind of artifact, for inputs that may be left out.
         parameters: keyword -> help of further text arguments of the function, such as where to publish.
         pure: whether the artifact follows from inputs, recipe and code alone; only such a stage is ever reused.
     """
@@ -33,6 +34,7 @@ class Stage:
     output: str
     summary: str
     extra: str | None = None
+    optional: dict[str, str] = field(default_factory=dict)
     parameters: dict[str, str] = field(default_factory=dict)
     pure: bool = True
 
@@ -78,6 +80,7 @@ _STAGES = (
         {"snapshot": "snapshot", "encoder": "encoder", "quantizer": "quantizer"},
         "semantic_ids",
         "give every item its semantic ID; build buckets and trie",
+        optional={"parent": "semantic_ids"},
     ),
     Stage(
         "materialize-features",

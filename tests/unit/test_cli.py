@@ -51,7 +51,7 @@ def test_a_stage_command_has_an_option_for_every_input(
     monkeypatch.setenv("COLUMNS", "200")
     code, out, _ = run(capsys, monkeypatch, stage, "--help")
     assert code == 0
-    for name in (*STAGES[stage].inputs, *STAGES[stage].parameters, "out", "recipe"):
+    for name in (*STAGES[stage].inputs, *STAGES[stage].optional, *STAGES[stage].parameters, "out", "recipe"):
         assert f"--{name.replace('_', '-')} " in out
 
 

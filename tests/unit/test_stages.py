@@ -26,6 +26,7 @@ def test_every_input_is_made_by_an_earlier_stage() -> None:
     for stage in STAGES.values():
         assert set(stage.inputs.values()) <= made, stage.name
         made.add(stage.output)
+        assert set(stage.optional.values()) <= made, stage.name
 
 
 def test_a_run_folder_names_every_stage_once() -> None:
@@ -37,7 +38,7 @@ def test_a_run_folder_names_every_stage_once() -> None:
 def test_stage_functions_take_what_the_table_says(stage: Stage) -> None:
     module, _, function = stage.function.partition(":")
     parameters = inspect.signature(getattr(importlib.import_module(module), function)).parameters
-    assert set(parameters) == {*stage.inputs, *stage.parameters, "out", "config", "seed"}
+    assert set(parameters) == {*stage.inputs, *stage.optional, *stage.parameters, "out", "config", "seed"}
     assert all(p.kind is inspect.Parameter.KEYWORD_ONLY for p in parameters.values())
 
 

@@ -22,13 +22,25 @@ from onevision.report import ReportTable, StageReport
 from onevision.semantic_ids.assign import Assignment, assign, mean_projection
 from onevision.semantic_ids.capacity import limit_buckets
 from onevision.semantic_ids.config import SemanticIdsConfig
+from onevision.semantic_ids.published import GONE, Published, sid_column
 from onevision.semantic_ids.trie import Trie
 
 
 def run(
-    *, snapshot: Path, encoder: Path, quantizer: Path, out: Path, config: SemanticIdsConfig, seed: int
+    *,
+    snapshot: Path,
+    encoder: Path,
+    quantizer: Path,
+    out: Path,
+    config: SemanticIdsConfig,
+    seed: int,
+    parent: Path | None = None,
 ) -> StageReport:
-    """Assign semantic IDs; see docs/artifacts.md for what is written. `seed` is not used: nothing here is random."""
+    """Assign semantic IDs; see docs/artifacts.md for what is written. `seed` is not used: nothing here is random.
+
+    Args:
+        parent: an earlier `semantic_ids` artifact of these codebooks: its items keep their IDs, new ones are appended.
+    """
     del seed
     shop = Snapshot.open(snapshot)
     parents = {
@@ -37,9 +49,14 @@ def run(
         "quantizer": open_artifact(quantizer, "quantizer"),
     }
     require_same_generation(*parents.values())
+    if parent:
+        parents["parent"] = open_artifact(parent, "semantic_ids")
     start_artifact(out)
     data = Embedded.load(shop, encoder)
     model = ResidualQuantizer.from_pretrained(quantizer)
+    published = (
+        Published.open(parents["parent"], parents["quantizer"]) if parent else Published.none(len(model.codebook_sizes))
+    )
     owner, view = data.column("item_id"), data.column("view")
     rows = np.flatnonzero(np.isin(view, CATALOGUE_VIEWS) & (owner != None))  # noqa: E711
     if not len(rows):
@@ -49,16 +66,18 @@ def run(
     item_ids, view_item = np.unique(owner[rows].astype(str), return_inverse=True)
     views = data.embedding[rows]
     assignment = assign(model, views, view_item, view[rows] == "main", config)
-    changed = np.full(len(item_ids), len(model.codebook_sizes))
+    known = published.rows(pa.array(item_ids, pa.string()))
+    codes, new = assignment.codes, np.flatnonzero(known < 0)
+    codes[known >= 0] = published.codes[known[known >= 0]]
+    changed = np.full(len(new), len(model.codebook_sizes))
     if config.capacity:
 
         def positions(items: NDArray[np.int64]) -> NDArray[np.float32]:
-            own = np.flatnonzero(np.isin(view_item, items))
-            number = np.searchsorted(items, view_item[own])
+            own = np.flatnonzero(np.isin(view_item, new[items]))
+            number = np.searchsorted(new[items], view_item[own])
             return mean_projection(model, views[own], number, view[rows[own]] == "main", config)
 
-        codes, changed = limit_buckets(model, assignment.codes, positions, config.capacity)
-        assignment = assignment._replace(codes=codes)
+        codes[new], changed = limit_buckets(model, codes[new], positions, config.capacity, published.codes)
     trie, bucket = Trie.build(assignment.codes)
     trie.save(out / "trie.safetensors")
     write_json(out / "trie.json", {"codebook_sizes": list(model.codebook_sizes), "leaves": trie.leaves})
@@ -72,7 +91,14 @@ def run(
         {"item_id": pa.array(without, pa.string()), "reason": ["no catalogue picture"] * len(without)}
     )
     pq.write_table(unassigned, out / "unassigned.parquet")
-    report = _report(model, assignment, bucket, changed, table, len(shop.table("items")), len(without))
+    counts = {
+        "items_in": len(shop.table("items")),
+        "items_assigned": len(item_ids),
+        "items_new": len(new),
+        "items_gone": published.write_gone(pa.array(item_ids, pa.string()), out / GONE),
+        "items_without_pictures": len(without),
+    }
+    report = _report(model, assignment, bucket, changed, table, counts)
     finish_artifact(out, "semantic_ids", parents=parents, counts=report.counts)
     return report
 
@@ -92,7 +118,7 @@ def _items_table(
     return pa.table(
         {
             "item_id": chosen["item_id"],
-            "sid": pa.array(assignment.codes.tolist(), pa.list_(pa.int16())),
+            "sid": sid_column(assignment.codes),
             "bucket": pa.array(bucket, pa.int32()),
             "category_id": chosen["category_id"],
             "department_id": pa.array([data.tree.department(c) for c in categories]),
@@ -109,8 +135,7 @@ def _report(
     bucket: np.ndarray,
     changed: np.ndarray,
     table: pa.Table,
-    items: int,
-    without: int,
+    counts: dict[str, int],
 ) -> StageReport:
     metrics = encoding_metrics(assignment.codes, model.codebook_sizes, table["category_id"].to_pylist())
     sizes = np.bincount(np.bincount(bucket))
@@ -119,10 +144,8 @@ def _report(
     beyond = int((changed < last).sum())
     return StageReport(
         "assign-ids",
-        counts={
-            "items_in": items,
-            "items_assigned": len(bucket),
-            "items_without_pictures": without,
+        counts=counts
+        | {
             "items_cold": int(pc.sum(table["cold"]).as_py() or 0),
             "views_in": len(assignment.outlier),
             "views_outlying": int(assignment.outlier.sum()),
