@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from onevision.errors import MissingDependencyError, OneVisionError
+from onevision.semantic_ids.commands import ids_app
 from onevision.stages import STAGES, Stage
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ recipes_app = typer.Typer(help="The packaged recipes.", no_args_is_help=True)
 app.add_typer(run_app, name="run")
 app.add_typer(snapshot_app, name="snapshot")
 app.add_typer(recipes_app, name="recipes")
+app.add_typer(ids_app, name="ids")
 
 Out = Annotated[Path, typer.Option("--out", help="folder of the artifact; an earlier artifact there is replaced")]
 RecipeName = Annotated[str, typer.Option("--recipe", "-r", help="packaged recipe, or path of a .yaml file")]
