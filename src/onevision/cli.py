@@ -18,7 +18,7 @@ import typer
 
 from onevision.errors import MissingDependencyError, OneVisionError
 from onevision.semantic_ids.commands import ids_app
-from onevision.stages import STAGES, Stage
+from onevision.stages import SHARD_STAGES, STAGES, Stage
 
 if TYPE_CHECKING:
     from onevision.report import StageReport
@@ -60,10 +60,10 @@ def main() -> None:
 def _stage_command(stage: Stage) -> Callable[..., None]:
     """The command of a stage: an option for every input and parameter, then `--out`, `--recipe` and overrides."""
 
-    def command(*, out: Path, recipe: str, overrides: list[str] | None, **arguments: str) -> None:
+    def command(*, out: Path, recipe: str, overrides: list[str] | None, **arguments: Any) -> None:
         from onevision.runner import run_stage
 
-        inputs = {name: arguments[name] for name in (*stage.inputs, *stage.optional)}
+        inputs = {name: arguments[name] for name in (*stage.inputs, *stage.collected, *stage.optional)}
         parameters = {name: arguments[name] for name in stage.parameters}
         _show(run_stage(stage.name, inputs, out, recipe=recipe, overrides=overrides or [], parameters=parameters), out)
 
@@ -71,6 +71,7 @@ def _stage_command(stage: Stage) -> Callable[..., None]:
     options: list[tuple[str, Any, Any]] = [
         (n, _option(f"{kind} artifact"), required) for n, kind in stage.inputs.items()
     ]
+    options += [(n, _options(f"{kind} artifacts, an option each"), required) for n, kind in stage.collected.items()]
     options += [("out", Out, required), ("recipe", RecipeName, required)]
     options += [(n, _option(f"{kind} artifact, if there is one"), "") for n, kind in stage.optional.items()]
     options += [(name, _option(text), "") for name, text in stage.parameters.items()]
@@ -89,8 +90,13 @@ def _option(text: str) -> object:
     return Annotated[str, typer.Option(help=text)]
 
 
-for _stage in STAGES.values():
-    app.command(_stage.name, rich_help_panel="Stages")(_stage_command(_stage))
+def _options(text: str) -> object:
+    return Annotated[list[str], typer.Option(help=text)]
+
+
+for _panel, _stages in (("Stages", STAGES), ("Shards of stages", SHARD_STAGES)):
+    for _stage in _stages.values():
+        app.command(_stage.name, rich_help_panel=_panel)(_stage_command(_stage))
 
 
 @snapshot_app.command("synthetic")
@@ -143,6 +149,7 @@ def run_full_training(
     resume: Annotated[
         bool, typer.Option("--resume/--fresh", help="take finished stages of earlier runs where nothing changed")
     ] = True,
+    shards: Annotated[int, typer.Option(help="tasks that embed pictures and assign IDs", min=1)] = 1,
 ) -> None:
     """Train, evaluate and publish: every stage, on the local KFP runner."""
     run = _local_runner().run_full_training(
@@ -154,6 +161,7 @@ def run_full_training(
         data=data,
         runs=runs,
         reuse=resume,
+        shards=shards,
     )
     _show_run(run)
 

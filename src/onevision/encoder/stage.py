@@ -25,6 +25,7 @@ from onevision.encoder.model import EMBED_BATCH, Embedded, Encoder, EncoderOutpu
 from onevision.encoder.retrieval import instance_recall
 from onevision.encoder.sampler import TrainingViews, collect_views
 from onevision.encoder.training import LossCurve, train_encoder
+from onevision.errors import OneVisionError
 from onevision.report import Figure, StageReport
 from onevision.reporting.charts import line_chart
 
@@ -43,17 +44,30 @@ class Pictures:
         """Rows that may be trained on."""
         return np.flatnonzero(np.array(self.split) == "train")
 
+    def take(self, rows: NDArray[np.int64]) -> Pictures:
+        """Some of the pictures."""
+        split, category = [self.split[r] for r in rows], [self.category[r] for r in rows]
+        return Pictures(self.table.take(pa.array(rows)), split, category, self.catalogue[rows])
 
-def run(*, snapshot: Path, pairs: Path, out: Path, config: EncoderConfig, seed: int) -> StageReport:
-    """Train the encoder and embed every picture; see docs/artifacts.md for what is written."""
+
+def run(*, snapshot: Path, pairs: Path, out: Path, config: EncoderConfig, seed: int, embed: str = "all") -> StageReport:
+    """Train the encoder and embed every picture; see docs/artifacts.md for what is written.
+
+    Args:
+        embed: `all` pictures, or only those that may be trained on (`train`): shards embed all of them later.
+    """
+    if embed not in ("all", "train"):
+        raise OneVisionError(f"align --embed {embed}: it is all or train")
     shop = Snapshot.open(snapshot)
     pairs_artifact = open_artifact(pairs, "pairs")
     start_artifact(out)
     torch.manual_seed(seed)
     pictures = read_pictures(shop, pairs)
+    categories = sorted({c for c in pictures.category if c is not None})
+    if embed == "train":
+        pictures = pictures.take(pictures.train_rows)
     train_ids = set(np.array(pictures.table["image_id"].to_pylist(), dtype=object)[pictures.train_rows])
     views = collect_views(pictures.table, train_ids, pq.read_table(pairs_artifact.file("image_pairs.parquet")))
-    categories = sorted({c for c in pictures.category if c is not None})
     encoder = Encoder(config, categories)
     train = _train_frozen if encoder.tower.frozen else _train_tower
     curve, embedded = train(encoder, shop, pictures, views, seed)

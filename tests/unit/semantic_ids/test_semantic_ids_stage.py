@@ -10,19 +10,24 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from support.models import make_models
+from support.snapshots import make_snapshot
 
 from onevision.artifacts import finish_artifact, open_artifact, start_artifact
 from onevision.errors import ArtifactError
 from onevision.report import StageReport
 from onevision.runner import run_stage
+from onevision.semantic_ids import shards
 from onevision.semantic_ids.config import SemanticIdsConfig
 from onevision.semantic_ids.published import GONE
-from onevision.semantic_ids.stage import run
+from onevision.semantic_ids.stage import run, run_merge
+from onevision.shards import all_shards
 
 
 @pytest.fixture(scope="module")
 def models(tiny_snapshot: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return make_models(tiny_snapshot, tmp_path_factory.mktemp("models"))
+    folder = tmp_path_factory.mktemp("models")
+    make_snapshot(folder / "another", seed=1)
+    return make_models(tiny_snapshot, folder) | {"another_snapshot": folder / "another"}
 
 
 def assign_ids(models: dict[str, Path], out: Path, **more: object) -> StageReport:
@@ -107,6 +112,39 @@ def test_a_parent_of_other_codebooks_is_refused(models: dict[str, Path], tmp_pat
     finish_artifact(parent, "semantic_ids", generation="another")
     with pytest.raises(ArtifactError, match="different generations"):
         assign_ids(models, tmp_path / "out", parent=parent)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("capacity", [None, 2])
+def test_shards_give_the_same_bytes_whatever_their_number(
+    models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int, capacity: int | None
+) -> None:
+    monkeypatch.setattr(shards, "ITEMS_A_BLOCK", 5)
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    parent = parent_of(models, tmp_path / "parent", {"i003": (1, 2), "sold-out": (0, 1)})
+    assign_ids(models, whole, parent=parent, capacity=capacity)
+    inputs = {name: models[name] for name in ("snapshot", "encoder", "quantizer")}
+    config = SemanticIdsConfig(capacity=capacity)
+    parts = [tmp_path / str(number) for number in range(count)]
+    for path, shard in zip(parts, all_shards(count), strict=True):
+        shards.run_shard(**inputs, out=path, config=config, seed=0, shard=shard)
+    report = run_merge(**inputs, shards=parts[::-1], out=out, config=config, seed=0, parent=parent)
+    assert open_artifact(out).identity == open_artifact(whole).identity
+    assert report.counts == open_artifact(whole).counts
+    assert not any(part.name == "shard" for part in whole.iterdir())
+
+
+def test_shards_that_do_not_make_a_whole_are_refused(models: dict[str, Path], tmp_path: Path) -> None:
+    inputs = {name: models[name] for name in ("snapshot", "encoder", "quantizer")}
+    for number in (1, 2):
+        run_stage("assign-shard", inputs, tmp_path / str(number), recipe="smoke", parameters={"shard": f"{number}/3"})
+    given = {"shards": [tmp_path / "1", tmp_path / "2"]}
+    with pytest.raises(ArtifactError, match="are the shards 1/3, 2/3; wanted are 1/3, 2/3, 3/3"):
+        run_stage("merge-ids", inputs | given, tmp_path / "out", recipe="smoke")
+    run_stage("assign-shard", inputs, tmp_path / "a", recipe="smoke")
+    other = {"encoder": models["encoder"], "quantizer": models["quantizer"], "snapshot": models["another_snapshot"]}
+    with pytest.raises(ArtifactError, match="from other inputs"):
+        run_stage("merge-ids", other | {"shards": [tmp_path / "a"]}, tmp_path / "out", recipe="smoke")
 
 
 def test_the_command_line_takes_a_parent(models: dict[str, Path], tmp_path: Path) -> None:
