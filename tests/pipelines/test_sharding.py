@@ -1,7 +1,5 @@
 """Embedding and assignment as loops of the local KFP runner: the same artifacts as in one process."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
