@@ -9,7 +9,7 @@ from typing import Any
 
 from kfp.dsl.base_component import BaseComponent
 
-from onevision.stages import STAGES
+from onevision.stages import SHARD_STAGES, STAGES
 
 FOLDER = Path(__file__).parent
 BEGIN, END = "<!-- interface: made by `python -m components.readme` -->", "<!-- end of interface -->"
@@ -19,6 +19,8 @@ MEANINGS = {
     "metrics": "the stage's metrics, seconds and peak memory",
     "report": "the stage's page",
     "snapshot_id": "id that the snapshot must carry; empty takes any",
+    "shard": "such as `2/3`, the second of three",
+    "embed": "`all` pictures, or `train`: those that are trained on; shards embed all of them then",
     "run_date": "ISO date of the run, so that caching skips no night",
     "bundle_store": "folder or `gs://` prefix to publish into; empty only assembles",
 }
@@ -36,10 +38,11 @@ def components() -> dict[str, BaseComponent]:
 def interface(component: BaseComponent) -> str:
     """Markdown tables of a component's inputs and outputs."""
     spec = component.component_spec
-    stage = STAGES[component.name]
+    stage = (STAGES | SHARD_STAGES)[component.name]
+    kinds = stage.inputs | stage.collected
     lines = ["| input | type | what it is |", "| --- | --- | --- |"]
     for name, given in (spec.inputs or {}).items():
-        meaning = MEANINGS.get(name) or f"[{stage.inputs[name]}](../../docs/artifacts.md) artifact"
+        meaning = MEANINGS.get(name) or f"[{kinds[name]}](../../docs/artifacts.md) artifact"
         lines.append(f"| `{name}` | {_type(given)} | {meaning} |")
     lines += ["", "| output | type | what it is |", "| --- | --- | --- |"]
     for name, made in (spec.outputs or {}).items():

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from kfp import compiler
 
-from pipelines.full_training import full_training
+from pipelines.full_training import full_training, sharded_training
 
 COMPILED = Path(__file__).parent / "compiled"
-PIPELINES = {"full_training": full_training}
+PIPELINES = {"full_training": full_training, "sharded_training": sharded_training}
 
 
 def compile_pipelines(folder: Path = COMPILED) -> list[Path]:

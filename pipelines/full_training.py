@@ -1,21 +1,26 @@
-"""The pipeline `full_training`: from a snapshot to a gated search bundle.
+"""The pipelines `full_training` and `sharded_training`: from a snapshot to a gated search bundle.
 
-The order of the tasks follows from their data alone. The same function is compiled for a cluster
+Both make the same; the second embeds pictures and assigns IDs in shards, tasks of their own that run side by side and
+resume one by one. The order of the tasks follows from their data alone. The same functions are compiled for a cluster
 (`python -m pipelines.compile`) and run on one machine (`onevision run full-training`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from kfp import dsl
 from kfp.dsl.base_component import BaseComponent
 
 from components.data_validation.component import validate
+from components.embedding_merge.component import merge_embeddings
+from components.embedding_shard.component import embed_shard
 from components.encoder_alignment.component import align
 from components.evaluation.component import evaluate
 from components.feature_materialization.component import materialize_features
 from components.generative_sft.component import sft
 from components.id_assignment.component import assign_ids
+from components.id_merge.component import merge_ids
+from components.id_shard.component import assign_shard
 from components.multi_view_pairing.component import pair
 from components.preference_alignment.component import align_preferences
 from components.pruning_calibration.component import calibrate_pruning
@@ -23,10 +28,50 @@ from components.publishing.component import publish
 from components.vrq_training.component import train_vrq
 from pipelines.settings import configure
 
-NAME = "onevision-full-training"
+Outputs = Callable[..., Mapping[str, Any]]
+"""Makes the task of a component, and returns its outputs."""
+
+EIGHT_SHARDS = [f"{number}/8" for number in range(1, 9)]
 
 
-@dsl.pipeline(name=NAME, description="Train every part of OneVision on a snapshot, evaluate it, and publish a bundle.")
+def embed_in_shards(outputs: Outputs, shards: Any, **inputs: Any) -> Any:
+    """The `encoder` artifact with every picture, embedded by a task a shard."""
+    with dsl.ParallelFor(shards) as shard:
+        parts = outputs(embed_shard, **inputs, shard=shard)["embedding_shard"]
+    return outputs(merge_embeddings, **inputs, shards=dsl.Collected(parts))["merged_encoder"]
+
+
+def assign_in_shards(outputs: Outputs, shards: Any, **inputs: Any) -> Any:
+    """The `semantic_ids` artifact, its codes voted by a task a shard."""
+    with dsl.ParallelFor(shards) as shard:
+        parts = outputs(assign_shard, **inputs, shard=shard)["id_shard"]
+    return outputs(merge_ids, **inputs, shards=dsl.Collected(parts))["semantic_ids"]
+
+
+def _outputs_of(recipe: str, overrides: list[str]) -> Outputs:
+    def outputs(component: BaseComponent, **inputs: Any) -> Mapping[str, Any]:
+        return configure(component(**inputs, recipe=recipe, overrides=overrides)).outputs
+
+    return outputs
+
+
+def _from_ids_to_bundle(
+    outputs: Outputs, bundle_store: str, clean: Any, pairs: Any, encoder: Any, quantizer: Any, semantic_ids: Any
+) -> None:
+    features = outputs(materialize_features, snapshot=clean, pairs=pairs)["features"]
+    known = {"encoder": encoder, "semantic_ids": semantic_ids, "features": features}
+    fine_tuned = outputs(sft, snapshot=clean, pairs=pairs, quantizer=quantizer, **known)["generator"]
+    aligned = outputs(align_preferences, pairs=pairs, generator=fine_tuned, **known)["aligned_generator"]
+    pruning = outputs(calibrate_pruning, snapshot=clean, pairs=pairs, generator=aligned, **known)["pruning"]
+    trained = {"quantizer": quantizer, "generator_sft": fine_tuned, "generator_aligned": aligned, "pruning": pruning}
+    measured = outputs(evaluate, snapshot=clean, pairs=pairs, **known, **trained)["evaluation"]
+    outputs(publish, snapshot=clean, evaluation=measured, bundle_store=bundle_store, **known, **trained)
+
+
+@dsl.pipeline(
+    name="onevision-full-training",
+    description="Train every part of OneVision on a snapshot, evaluate it, and publish a bundle.",
+)
 def full_training(
     snapshot: str,
     run_date: str,
@@ -45,20 +90,44 @@ def full_training(
         overrides: `section.key=value` over the recipe.
         bundle_store: where the bundle is published; empty only assembles it.
     """
-
-    def outputs(component: BaseComponent, **inputs: Any) -> Mapping[str, Any]:
-        return configure(component(**inputs, recipe=recipe, overrides=overrides)).outputs
-
+    outputs = _outputs_of(recipe, overrides)
     clean = outputs(validate, snapshot=snapshot, snapshot_id=snapshot_id, run_date=run_date)["clean_snapshot"]
     pairs = outputs(pair, snapshot=clean)["pairs"]
-    features = outputs(materialize_features, snapshot=clean, pairs=pairs)["features"]
     encoder = outputs(align, snapshot=clean, pairs=pairs)["encoder"]
     quantizer = outputs(train_vrq, snapshot=clean, pairs=pairs, encoder=encoder)["quantizer"]
     semantic_ids = outputs(assign_ids, snapshot=clean, encoder=encoder, quantizer=quantizer)["semantic_ids"]
-    known = {"encoder": encoder, "semantic_ids": semantic_ids, "features": features}
-    fine_tuned = outputs(sft, snapshot=clean, pairs=pairs, quantizer=quantizer, **known)["generator"]
-    aligned = outputs(align_preferences, pairs=pairs, generator=fine_tuned, **known)["aligned_generator"]
-    pruning = outputs(calibrate_pruning, snapshot=clean, pairs=pairs, generator=aligned, **known)["pruning"]
-    trained = {"quantizer": quantizer, "generator_sft": fine_tuned, "generator_aligned": aligned, "pruning": pruning}
-    measured = outputs(evaluate, snapshot=clean, pairs=pairs, **known, **trained)["evaluation"]
-    outputs(publish, snapshot=clean, evaluation=measured, bundle_store=bundle_store, **known, **trained)
+    _from_ids_to_bundle(outputs, bundle_store, clean, pairs, encoder, quantizer, semantic_ids)
+
+
+@dsl.pipeline(
+    name="onevision-sharded-training",
+    description="Full training whose embedding of pictures and assignment of IDs run in shards.",
+)
+def sharded_training(
+    snapshot: str,
+    run_date: str,
+    snapshot_id: str = "",
+    recipe: str = "quickstart",
+    overrides: list[str] = [],  # noqa: B006  (KFP reads the default; nothing changes it)
+    bundle_store: str = "",
+    shards: list[str] = EIGHT_SHARDS,
+) -> None:
+    """Full training in shards.
+
+    Args:
+        snapshot: folder or `gs://` prefix of the snapshot.
+        run_date: ISO date of the run; a new date is a new run for KFP's cache.
+        snapshot_id: id that the snapshot must carry; empty takes any.
+        recipe: packaged name of the recipe.
+        overrides: `section.key=value` over the recipe.
+        bundle_store: where the bundle is published; empty only assembles it.
+        shards: every shard of n as `k/n`.
+    """
+    outputs = _outputs_of(recipe, overrides)
+    clean = outputs(validate, snapshot=snapshot, snapshot_id=snapshot_id, run_date=run_date)["clean_snapshot"]
+    pairs = outputs(pair, snapshot=clean)["pairs"]
+    trained = outputs(align, snapshot=clean, pairs=pairs, embed="train")["encoder"]
+    encoder = embed_in_shards(outputs, shards, snapshot=clean, pairs=pairs, encoder=trained)
+    quantizer = outputs(train_vrq, snapshot=clean, pairs=pairs, encoder=encoder)["quantizer"]
+    semantic_ids = assign_in_shards(outputs, shards, snapshot=clean, encoder=encoder, quantizer=quantizer)
+    _from_ids_to_bundle(outputs, bundle_store, clean, pairs, encoder, quantizer, semantic_ids)

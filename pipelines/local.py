@@ -20,11 +20,12 @@ from onevision.errors import OneVisionError
 from onevision.recipe import load_recipe
 from onevision.reporting.run_report import RunSummary, write_run_report
 from onevision.runner import describe, make_snapshot
-from onevision.runs import Run, run_settings
+from onevision.runs import MERGERS, Run, run_settings
+from onevision.shards import all_shards
 from onevision.stage_cache import CACHE_VARIABLE, REUSE_VARIABLE
 from onevision.stages import STAGES
 from onevision.task import MARK, TERMINAL_VARIABLE
-from pipelines.full_training import full_training
+from pipelines.full_training import full_training, sharded_training
 
 STAGE_CACHE = ".stages"
 BUNDLE_STORES = "stores"
@@ -44,6 +45,7 @@ def run_full_training(
     data: Path | None = None,
     runs: Path = Path("runs"),
     reuse: bool = True,
+    shards: int = 1,
     show: Callable[[str], None] | None = None,
 ) -> Run:
     """Run `full_training` and return its folder with artifacts, metrics and report.
@@ -54,6 +56,7 @@ def run_full_training(
         bundle_store: by default `<runs>/stores/<recipe>`, so that a run meets the champion of its own recipe.
         data: folder of the grocery data, for recipes that start from it.
         reuse: take finished stages from earlier runs where nothing they depend on has changed.
+        shards: tasks that embed pictures and assign IDs; with more than one `sharded_training` runs.
         show: takes one line for a person; by default it is printed.
 
     Raises:
@@ -65,7 +68,10 @@ def run_full_training(
     runs = runs.resolve()
     store = bundle_store or str(runs / BUNDLE_STORES / Path(recipe).stem)
     recipe_file = str(Path(recipe).resolve()) if Path(recipe).suffix in (".yaml", ".yml") else recipe
-    run = Run.create(runs, run_settings("full_training", recipe, overrides, snapshot or "", run_date, values))
+    name, pipeline, more = "full_training", full_training, {}
+    if shards > 1:
+        name, pipeline, more = "sharded_training", sharded_training, {"shards": all_shards(shards)}
+    run = Run.create(runs, run_settings(name, recipe, overrides, snapshot or "", run_date, values))
     show(f"run {run.path.name}, detail in {_short(run.path / 'run.log')}")
     with _environment(runs / STAGE_CACHE, reuse):
         if snapshot is None:
@@ -74,6 +80,7 @@ def run_full_training(
             show(describe(report))
             snapshot = str(run.artifact("snapshot"))
         _run_pipeline(
+            pipeline,
             run,
             show,
             snapshot=snapshot,
@@ -81,17 +88,18 @@ def run_full_training(
             recipe=recipe_file,
             overrides=list(overrides),
             bundle_store=store,
+            **more,
         )
     return run
 
 
-def _run_pipeline(run: Run, show: Callable[[str], None], **arguments: object) -> None:
+def _run_pipeline(pipeline: Any, run: Run, show: Callable[[str], None], **arguments: object) -> None:
     """Run the pipeline, link its artifacts, write metrics and report; after a failure, of what finished before it."""
     log_file = run.path / "run.log"
     with (
         log_file.open("a", encoding="utf-8") as log,
         contextlib.redirect_stdout(_Splitter(log, show)) as output,
-        _without_retries(full_training),
+        _without_retries(pipeline),
         warnings.catch_warnings(),
     ):
         warnings.filterwarnings("ignore", message=".*non-Python base image.*", category=RuntimeWarning)
@@ -99,7 +107,7 @@ def _run_pipeline(run: Run, show: Callable[[str], None], **arguments: object) ->
         local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(run.path / "stages"))
         failed = ""
         try:
-            full_training(**arguments)
+            pipeline(**arguments)
         except RuntimeError as error:
             found = INNER_TASK.search(COLOUR.sub("", str(error)))
             if not found:
@@ -123,24 +131,25 @@ def _run_pipeline(run: Run, show: Callable[[str], None], **arguments: object) ->
 @contextlib.contextmanager
 def _without_retries(pipeline: Any) -> Iterator[None]:
     """Drop the tasks' retries: they are for a cluster's lost machines; here a failure would only wait and repeat."""
-    tasks = pipeline.pipeline_spec.root.dag.tasks
-    policies = {name: task.retry_policy for name, task in tasks.items()}
-    kept = {name: type(policy).FromString(policy.SerializeToString()) for name, policy in policies.items()}
-    for task in tasks.values():
+    spec = pipeline.pipeline_spec
+    dags = [spec.root.dag, *(component.dag for component in spec.components.values())]  # loops are components
+    tasks = [task for dag in dags for task in dag.tasks.values() if task.HasField("retry_policy")]
+    kept = [type(task.retry_policy).FromString(task.retry_policy.SerializeToString()) for task in tasks]
+    for task in tasks:
         task.ClearField("retry_policy")
     try:
         yield
     finally:
-        for name, task in tasks.items():
-            task.retry_policy.CopyFrom(kept[name])
+        for task, policy in zip(tasks, kept, strict=True):
+            task.retry_policy.CopyFrom(policy)
 
 
 def _link_artifacts(run: Run) -> None:
     """Link what every task wrote (`stages/<pipeline run>/<task>/<output>`) under the artifact's name."""
-    for stage in STAGES:
+    for stage in (*STAGES, *MERGERS):
         for folder in run.path.glob(f"stages/*/{stage}/*"):
             if (folder / "manifest.json").exists():
-                run.link(stage, folder)
+                run.link(MERGERS.get(stage, stage), folder)
 
 
 @contextlib.contextmanager

@@ -35,6 +35,10 @@ SETTINGS: dict[str, TaskSettings] = {
     "calibrate-pruning": TaskSettings(cpu="4"),
     "evaluate": TaskSettings(cpu="4", memory="8Gi"),
     "publish": TaskSettings(cache=False),
+    "embed-shard": TaskSettings(cpu="4"),
+    "merge-embeddings": TaskSettings(cpu="1", memory="2Gi"),
+    "assign-shard": TaskSettings(),
+    "merge-ids": TaskSettings(memory="8Gi"),
 }
 """Stage name -> settings. Publishing is never cached: it reads and moves the champion."""
 

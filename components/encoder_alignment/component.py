@@ -15,6 +15,7 @@ def align(
     encoder: Output[Model],
     metrics: Output[Metrics],
     report: Output[HTML],
+    embed: str = "all",
 ) -> None:
     """Train the image encoder so that views of one product meet, and embed every image."""
     from onevision.task import run_task
@@ -27,4 +28,5 @@ def align(
         overrides=overrides,
         metrics=metrics,
         page=report,
+        parameters={"embed": embed},
     )

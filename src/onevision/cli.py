@@ -18,7 +18,8 @@ import typer
 
 from onevision.errors import MissingDependencyError, OneVisionError
 from onevision.processes import process_rank
-from onevision.stages import STAGES, Stage
+from onevision.semantic_ids.commands import ids_app
+from onevision.stages import SHARD_STAGES, STAGES, Stage
 
 if TYPE_CHECKING:
     from onevision.report import StageReport
@@ -37,6 +38,7 @@ recipes_app = typer.Typer(help="The packaged recipes.", no_args_is_help=True)
 app.add_typer(run_app, name="run")
 app.add_typer(snapshot_app, name="snapshot")
 app.add_typer(recipes_app, name="recipes")
+app.add_typer(ids_app, name="ids")
 
 Out = Annotated[Path, typer.Option("--out", help="folder of the artifact; an earlier artifact there is replaced")]
 RecipeName = Annotated[str, typer.Option("--recipe", "-r", help="packaged recipe, or path of a .yaml file")]
@@ -59,10 +61,10 @@ def main() -> None:
 def _stage_command(stage: Stage) -> Callable[..., None]:
     """The command of a stage: an option for every input and parameter, then `--out`, `--recipe` and overrides."""
 
-    def command(*, out: Path, recipe: str, overrides: list[str] | None, **arguments: str) -> None:
+    def command(*, out: Path, recipe: str, overrides: list[str] | None, **arguments: Any) -> None:
         from onevision.runner import run_stage
 
-        inputs = {name: arguments[name] for name in stage.inputs}
+        inputs = {name: arguments[name] for name in (*stage.inputs, *stage.collected, *stage.optional)}
         parameters = {name: arguments[name] for name in stage.parameters}
         report = run_stage(stage.name, inputs, out, recipe=recipe, overrides=overrides or [], parameters=parameters)
         if process_rank() == 0:
@@ -72,7 +74,9 @@ def _stage_command(stage: Stage) -> Callable[..., None]:
     options: list[tuple[str, Any, Any]] = [
         (n, _option(f"{kind} artifact"), required) for n, kind in stage.inputs.items()
     ]
+    options += [(n, _options(f"{kind} artifacts, an option each"), required) for n, kind in stage.collected.items()]
     options += [("out", Out, required), ("recipe", RecipeName, required)]
+    options += [(n, _option(f"{kind} artifact, if there is one"), "") for n, kind in stage.optional.items()]
     options += [(name, _option(text), "") for name, text in stage.parameters.items()]
     options += [("overrides", Overrides, None)]
     parameters = [
@@ -89,8 +93,13 @@ def _option(text: str) -> object:
     return Annotated[str, typer.Option(help=text)]
 
 
-for _stage in STAGES.values():
-    app.command(_stage.name, rich_help_panel="Stages")(_stage_command(_stage))
+def _options(text: str) -> object:
+    return Annotated[list[str], typer.Option(help=text)]
+
+
+for _panel, _stages in (("Stages", STAGES), ("Shards of stages", SHARD_STAGES)):
+    for _stage in _stages.values():
+        app.command(_stage.name, rich_help_panel=_panel)(_stage_command(_stage))
 
 
 @snapshot_app.command("synthetic")
@@ -143,6 +152,7 @@ def run_full_training(
     resume: Annotated[
         bool, typer.Option("--resume/--fresh", help="take finished stages of earlier runs where nothing changed")
     ] = True,
+    shards: Annotated[int, typer.Option(help="tasks that embed pictures and assign IDs", min=1)] = 1,
 ) -> None:
     """Train, evaluate and publish: every stage, on the local KFP runner."""
     run = _local_runner().run_full_training(
@@ -154,6 +164,7 @@ def run_full_training(
         data=data,
         runs=runs,
         reuse=resume,
+        shards=shards,
     )
     _show_run(run)
 

@@ -22,15 +22,16 @@ from onevision.processes import process_count, process_rank
 from onevision.recipe import load_recipe
 from onevision.report import StageReport
 from onevision.stage_cache import StageCache, stage_key
-from onevision.stages import STAGES, Stage
+from onevision.stages import SHARD_STAGES, STAGES, Stage
 
+Location = Path | str
 SYNTHETIC = "onevision.data.synthetic"
 COUNTS_SHOWN = 5
 
 
 def run_stage(
     name: str,
-    inputs: Mapping[str, Path | str],
+    inputs: Mapping[str, Location | Sequence[Location]],
     out: Path | str,
     *,
     recipe: str,
@@ -41,7 +42,8 @@ def run_stage(
     """Run a stage of `onevision.stages.STAGES` and write its artifact, its report and its page.
 
     Args:
-        inputs: input name -> artifact folder; a snapshot may also be a `gs://` prefix.
+        inputs: input name -> artifact folder; a snapshot may also be a `gs://` prefix; an optional one may be empty, a
+            collected one is several of them.
         out: folder of the artifact; an artifact that is there already is replaced.
         recipe: packaged name or path of a YAML file; `overrides` are `section.key=value`.
         html: a second place for the page, such as the one that KFP shows.
@@ -62,7 +64,8 @@ def run_stage(
     values = load_recipe(recipe, overrides)
     section = getattr(values, stage.section)
     paths = _input_paths(stage, inputs)
-    identities = {key: open_artifact(path, stage.inputs[key], verify=False).identity for key, path in paths.items()}
+    kinds = stage.inputs | stage.collected | stage.optional
+    identities = {name: _identity(found, kinds[name]) for name, found in paths.items()} | arguments
 
     def work() -> StageReport:
         return _function(stage)(**paths, **arguments, out=target, config=section, seed=values.seed)
@@ -97,11 +100,12 @@ def make_snapshot(out: Path, *, recipe: str, overrides: Sequence[str] = (), data
 
 def find_stage(name: str) -> Stage:
     """The stage of that name; `OneVisionError` with the nearest right name."""
-    if name not in STAGES:
-        close = difflib.get_close_matches(name, STAGES, n=1)
+    known = STAGES | SHARD_STAGES
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise OneVisionError(f"no stage {name!r}{hint} The stages are: {', '.join(STAGES)}")
-    return STAGES[name]
+        raise OneVisionError(f"no stage {name!r}{hint} The stages are: {', '.join(known)}")
+    return known[name]
 
 
 def check_output_folder(out: Path) -> Path:
@@ -148,16 +152,31 @@ def _finished(
     return report
 
 
-def _input_paths(stage: Stage, inputs: Mapping[str, Path | str]) -> dict[str, Path]:
+def _input_paths(stage: Stage, inputs: Mapping[str, Location | Sequence[Location]]) -> dict[str, Path | list[Path]]:
     """Local folders of a stage's inputs, in the stage's order; a snapshot in a bucket is downloaded."""
-    missing, unknown = stage.inputs.keys() - inputs.keys(), inputs.keys() - stage.inputs.keys()
+    inputs = {name: location for name, location in inputs.items() if location or name not in stage.optional}
+    required = stage.inputs | stage.collected
+    missing = required.keys() - inputs.keys()
+    unknown = inputs.keys() - required.keys() - stage.optional.keys()
     if missing or unknown:
         raise OneVisionError(
-            f"stage {stage.name} takes the inputs {', '.join(stage.inputs)}"
+            f"stage {stage.name} takes the inputs {', '.join(required)}"
             + (f"; missing: {', '.join(sorted(missing))}" if missing else "")
             + (f"; unknown: {', '.join(sorted(unknown))}" if unknown else "")
         )
-    return {name: _local_folder(str(inputs[name])) for name in stage.inputs}
+    return {name: _local(inputs[name]) for name in (*required, *stage.optional) if name in inputs}
+
+
+def _local(location: Location | Sequence[Location]) -> Path | list[Path]:
+    if isinstance(location, (str, Path)):
+        return _local_folder(str(location))
+    return [_local_folder(str(one)) for one in location]
+
+
+def _identity(found: Path | list[Path], kind: str) -> str:
+    if isinstance(found, Path):
+        return open_artifact(found, kind, verify=False).identity
+    return ",".join(open_artifact(path, kind, verify=False).identity for path in found)
 
 
 def _local_folder(location: str) -> Path:

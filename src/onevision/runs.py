@@ -35,6 +35,8 @@ LINKS = {
     "publish": "bundle",
 }
 """Stage -> name of its artifact in a run folder, in the order of the report."""
+MERGERS = {"merge-embeddings": "align", "merge-ids": "assign-ids"}
+"""Stage that puts shards together -> the stage whose artifact it makes."""
 
 
 @dataclass(frozen=True)

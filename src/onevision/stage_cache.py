@@ -74,7 +74,7 @@ def stage_key(stage: str, section: Section, seed: int, inputs: Mapping[str, str]
     """Key of a stage's work.
 
     Args:
-        inputs: input name -> identity of its artifact, or another text that stands for its content.
+        inputs: input name -> identity of its artifact, or another text that stands for its content; parameters too.
         module: where the stage's function is; its code and all that it imports count.
     """
     parts = [stage, section_hash(section), seed, dict(sorted(inputs.items())), code_hash(module)]

@@ -22,6 +22,8 @@ class Stage:
         output: kind of the artifact that it writes.
         summary: one line for help texts and reports.
         extra: the optional dependency group that it needs, if any.
+        collected: input name -> kind of artifacts, for inputs that are one or more of them.
+        optional: input name -> kind of artifact, for inputs that may be left out.
         parameters: keyword -> help of further text arguments of the function, such as where to publish.
         distributed: whether several processes (`torchrun`) may share the work.
         pure: whether the artifact follows from inputs, recipe and code alone; only such a stage is ever reused.
@@ -34,6 +36,8 @@ class Stage:
     output: str
     summary: str
     extra: str | None = None
+    collected: dict[str, str] = field(default_factory=dict)
+    optional: dict[str, str] = field(default_factory=dict)
     parameters: dict[str, str] = field(default_factory=dict)
     distributed: bool = False
     pure: bool = True
@@ -65,6 +69,7 @@ _STAGES = (
         "encoder",
         "train the image encoder so that views of one product meet; embed every image",
         distributed=True,
+        parameters={"embed": "all pictures (the default), or train: those that are trained on, shards embed the rest"},
     ),
     Stage(
         "train-vrq",
@@ -81,6 +86,7 @@ _STAGES = (
         {"snapshot": "snapshot", "encoder": "encoder", "quantizer": "quantizer"},
         "semantic_ids",
         "give every item its semantic ID; build buckets and trie",
+        optional={"parent": "semantic_ids"},
     ),
     Stage(
         "materialize-features",
@@ -176,3 +182,47 @@ _STAGES = (
 )
 
 STAGES: dict[str, Stage] = {stage.name: stage for stage in _STAGES}
+
+_SHARD = {"shard": "such as 2/3, the second of three; by default 1/1, all of it"}
+_SHARD_STAGES = (
+    Stage(
+        "embed-shard",
+        "onevision.encoder.embedding:run_shard",
+        "encoder",
+        {"snapshot": "snapshot", "pairs": "pairs", "encoder": "encoder"},
+        "embedding_shard",
+        "embed one shard of a snapshot's pictures with a trained encoder",
+        parameters=_SHARD,
+    ),
+    Stage(
+        "merge-embeddings",
+        "onevision.encoder.embedding:run_merge",
+        "encoder",
+        {"snapshot": "snapshot", "pairs": "pairs", "encoder": "encoder"},
+        "encoder",
+        "put embedded shards together beside their encoder",
+        collected={"shards": "embedding_shard"},
+    ),
+    Stage(
+        "assign-shard",
+        "onevision.semantic_ids.shards:run_shard",
+        "semantic_ids",
+        {"snapshot": "snapshot", "encoder": "encoder", "quantizer": "quantizer"},
+        "id_shard",
+        "vote the codes of one shard of the items",
+        parameters=_SHARD,
+    ),
+    Stage(
+        "merge-ids",
+        "onevision.semantic_ids.stage:run_merge",
+        "semantic_ids",
+        {"snapshot": "snapshot", "encoder": "encoder", "quantizer": "quantizer"},
+        "semantic_ids",
+        "put shards of items together: buckets and trie",
+        collected={"shards": "id_shard"},
+        optional={"parent": "semantic_ids"},
+    ),
+)
+
+SHARD_STAGES: dict[str, Stage] = {stage.name: stage for stage in _SHARD_STAGES}
+"""What `align` and `assign-ids` do in one process, in parts: only the sharded pipeline runs these."""

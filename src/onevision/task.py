@@ -31,7 +31,7 @@ class Output(Protocol):
 
 def run_task(
     name: str,
-    inputs: Mapping[str, str],
+    inputs: Mapping[str, str | Sequence[str]],
     out: Output,
     *,
     recipe: str,
@@ -53,7 +53,7 @@ def run_task(
     say(f"{name}: started")
     try:
         if snapshot_id:
-            _require_snapshot(inputs["snapshot"], snapshot_id)
+            _require_snapshot(str(inputs["snapshot"]), snapshot_id)
         with _terminal_for_progress():
             report = run_stage(
                 name, inputs, out.path, recipe=recipe, overrides=overrides, html=page.path, parameters=parameters

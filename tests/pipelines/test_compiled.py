@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import subprocess
@@ -14,7 +15,7 @@ from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2
 
 from components.readme import components, with_interface
-from onevision.stages import STAGES
+from onevision.stages import SHARD_STAGES, STAGES
 from pipelines.compile import COMPILED, compile_pipelines
 from pipelines.settings import SETTINGS
 
@@ -85,14 +86,34 @@ def test_the_run_date_reaches_the_first_task(spec: dict) -> None:
 
 
 def test_every_task_has_the_settings_of_its_stage(spec: dict) -> None:
-    assert set(SETTINGS) == set(STAGES)
-    for name, settings in SETTINGS.items():
+    assert set(SETTINGS) == STAGES.keys() | SHARD_STAGES.keys()
+    for name, settings in ((name, SETTINGS[name]) for name in STAGES):
         task = spec["root"]["dag"]["tasks"][name]
         container = spec["deploymentSpec"]["executors"][f"exec-{name}"]["container"]
         assert task["cachingOptions"].get("enableCache", False) is settings.cache
         assert task["retryPolicy"]["maxRetryCount"] == settings.retries
         assert container["resources"]["resourceMemoryLimit"] == settings.memory
         assert container["resources"]["resourceCpuRequest"] == settings.cpu
+
+
+def test_the_sharded_pipeline_embeds_and_assigns_in_loops_and_is_the_same_otherwise(spec: dict) -> None:
+    sharded = yaml.safe_load((COMPILED / "sharded_training.yaml").read_text())
+    json_format.ParseDict(sharded, pipeline_spec_pb2.PipelineSpec())
+    tasks = sharded["root"]["dag"]["tasks"]
+    loops = {name: task for name, task in tasks.items() if "parameterIterator" in task}
+    assert set(tasks) - set(loops) == set(STAGES) - {"assign-ids"} | {"merge-embeddings", "merge-ids"}
+    inside = [sharded["components"][task["componentRef"]["name"]]["dag"]["tasks"] for task in loops.values()]
+    assert sorted(name for dag in inside for name in dag) == ["assign-shard", "embed-shard"]
+    for dag in inside:
+        for name, task in dag.items():
+            assert task["retryPolicy"]["maxRetryCount"] == SETTINGS[name].retries
+    assert tasks["align"]["inputs"]["parameters"]["embed"]["runtimeValue"] == {"constant": "train"}
+    same = set(STAGES) - {"align", "assign-ids"}
+    renamed = json.dumps({name: tasks[name]["inputs"] for name in same})
+    renamed = renamed.replace("merge-embeddings", "align").replace("merged_encoder", "encoder")
+    assert json.loads(renamed.replace("merge-ids", "assign-ids")) == {
+        name: spec["root"]["dag"]["tasks"][name]["inputs"] for name in same
+    }
 
 
 def test_publishing_is_never_cached() -> None:
@@ -102,9 +123,9 @@ def test_publishing_is_never_cached() -> None:
 
 def test_every_stage_has_a_component_with_its_inputs() -> None:
     found = {component.name: component.component_spec for component in components().values()}
-    assert set(found) == set(STAGES)
-    for name, stage in STAGES.items():
-        assert {*stage.inputs, "recipe", "overrides"} <= set(found[name].inputs)
+    assert set(found) == STAGES.keys() | SHARD_STAGES.keys()
+    for name, stage in (STAGES | SHARD_STAGES).items():
+        assert {*stage.inputs, *stage.collected, "recipe", "overrides"} <= set(found[name].inputs)
         assert {"metrics", "report"} < set(found[name].outputs)
 
 

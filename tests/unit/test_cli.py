@@ -12,8 +12,9 @@ import yaml
 
 from onevision import cli
 from onevision.recipe import load_recipe
-from onevision.stages import STAGES
+from onevision.stages import SHARD_STAGES, STAGES
 
+ALL = STAGES | SHARD_STAGES
 HEAVY = ("torch", "kfp", "pandas", "pyarrow", "numpy", "transformers", "feast")
 
 
@@ -40,18 +41,19 @@ def test_help_imports_nothing_heavy_and_names_every_stage() -> None:
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1  # CPU seconds; 0.3 on an idle core
     assert "heavy: []" in done.stdout
-    for stage in STAGES:
+    for stage in ALL:
         assert stage in done.stdout
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", ALL)
 def test_a_stage_command_has_an_option_for_every_input(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     code, out, _ = run(capsys, monkeypatch, stage, "--help")
     assert code == 0
-    for name in (*STAGES[stage].inputs, *STAGES[stage].parameters, "out", "recipe"):
+    found = ALL[stage]
+    for name in (*found.inputs, *found.collected, *found.optional, *found.parameters, "out", "recipe"):
         assert f"--{name.replace('_', '-')} " in out
 
 

@@ -11,21 +11,25 @@ import pytest
 import onevision
 from onevision.recipe import Recipe
 from onevision.runs import LINKS
-from onevision.stages import STAGES, Stage
+from onevision.stages import SHARD_STAGES, STAGES, Stage
 
 ROOT = Path(onevision.__file__).parent
 
 
-@pytest.mark.parametrize("stage", STAGES.values(), ids=STAGES)
+ALL = STAGES | SHARD_STAGES
+
+
+@pytest.mark.parametrize("stage", ALL.values(), ids=ALL)
 def test_every_stage_has_a_section_of_the_recipe(stage: Stage) -> None:
     assert stage.section in Recipe.model_fields
 
 
 def test_every_input_is_made_by_an_earlier_stage() -> None:
     made = {"snapshot"}
-    for stage in STAGES.values():
-        assert set(stage.inputs.values()) <= made, stage.name
+    for stage in ALL.values():
+        assert {*stage.inputs.values(), *stage.collected.values()} <= made, stage.name
         made.add(stage.output)
+        assert set(stage.optional.values()) <= made, stage.name
 
 
 def test_a_run_folder_names_every_stage_once() -> None:
@@ -33,11 +37,19 @@ def test_a_run_folder_names_every_stage_once() -> None:
     assert len(set(LINKS.values())) == len(LINKS)
 
 
-@pytest.mark.parametrize("stage", STAGES.values(), ids=STAGES)
+@pytest.mark.parametrize("stage", ALL.values(), ids=ALL)
 def test_stage_functions_take_what_the_table_says(stage: Stage) -> None:
     module, _, function = stage.function.partition(":")
     parameters = inspect.signature(getattr(importlib.import_module(module), function)).parameters
-    assert set(parameters) == {*stage.inputs, *stage.parameters, "out", "config", "seed"}
+    assert set(parameters) == {
+        *stage.inputs,
+        *stage.collected,
+        *stage.optional,
+        *stage.parameters,
+        "out",
+        "config",
+        "seed",
+    }
     assert all(p.kind is inspect.Parameter.KEYWORD_ONLY for p in parameters.values())
 
 

@@ -48,12 +48,22 @@ class Pictures:
         """Rows that may be trained on."""
         return np.flatnonzero(np.array(self.split) == "train")
 
+    def take(self, rows: NDArray[np.int64]) -> Pictures:
+        """Some of the pictures."""
+        split, category = [self.split[r] for r in rows], [self.category[r] for r in rows]
+        return Pictures(self.table.take(pa.array(rows)), split, category, self.catalogue[rows])
 
-def run(*, snapshot: Path, pairs: Path, out: Path, config: EncoderConfig, seed: int) -> StageReport:
+
+def run(*, snapshot: Path, pairs: Path, out: Path, config: EncoderConfig, seed: int, embed: str = "all") -> StageReport:
     """Train the encoder and embed every picture; see docs/artifacts.md for what is written.
 
     Under `torchrun` every process comes here with the same arguments; only process 0 writes.
+
+    Args:
+        embed: `all` pictures, or only those that may be trained on (`train`): shards embed all of them later.
     """
+    if embed not in ("all", "train"):
+        raise OneVisionError(f"align --embed {embed}: it is all or train")
     with open_group() as group:
         shop = Snapshot.open(snapshot)
         pairs_artifact = open_artifact(pairs, "pairs")
@@ -61,11 +71,13 @@ def run(*, snapshot: Path, pairs: Path, out: Path, config: EncoderConfig, seed: 
             start_artifact(out)
         torch.manual_seed(seed)
         pictures = read_pictures(shop, pairs)
+        categories = sorted({c for c in pictures.category if c is not None})
+        if embed == "train":
+            pictures = pictures.take(pictures.train_rows)
         train_ids = set(np.array(pictures.table["image_id"].to_pylist(), dtype=object)[pictures.train_rows])
         views = collect_views(pictures.table, train_ids, pq.read_table(pairs_artifact.file("image_pairs.parquet")))
         if len(views.items) < group.size:
             raise OneVisionError(f"{len(views.items)} products for {group.size} processes: a batch is split by product")
-        categories = sorted({c for c in pictures.category if c is not None})
         encoder = Encoder(config, categories).to(group.device)
         work = [config.model_dump(), seed, shop.artifact.identity, pairs_artifact.identity, code_hash(__name__)]
         checkpoint = Checkpoint.of("align", out, [*work, torch.__version__, encoder.fingerprint()])

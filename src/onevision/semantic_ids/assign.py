@@ -6,7 +6,6 @@ depends on its own views alone: not on other items, on the order of rows, or on 
 
 from __future__ import annotations
 
-import itertools
 from typing import NamedTuple
 
 import numpy as np
@@ -17,15 +16,13 @@ from torch import Tensor
 from onevision.quantization.residual import ResidualQuantizer
 from onevision.semantic_ids.config import SemanticIdsConfig
 
-ITEMS_A_BATCH = 8192
-
 
 class Assignment(NamedTuple):
-    """`codes` (I, L) int16; `embedding` (I, d) float32, unit length; `outlier` (V,) bool, views that did not vote."""
+    """`codes` (I, L) int16; `embedding` (I, d) float32, unit length; `vote` (V,) float32, 0 for outlying views."""
 
     codes: NDArray[np.int16]
     embedding: NDArray[np.float32]
-    outlier: NDArray[np.bool_]
+    vote: NDArray[np.float32]
 
 
 def assign(
@@ -43,22 +40,12 @@ def assign(
         is_main: (V,) whether a view is the `main` one.
     """
     items = int(view_item[-1]) + 1
-    weight = np.where(is_main, config.main_view_weight, 1.0).astype(np.float32)
-    outlier = find_outliers(view_embedding, view_item, config.outlier_cosine)
-    codes = np.empty((items, len(quantizer.codebook_sizes)), np.int16)
-    embedding = np.empty((items, view_embedding.shape[1]), np.float32)
-    bounds = np.searchsorted(view_item, np.arange(0, items + ITEMS_A_BATCH, ITEMS_A_BATCH))
-    for start, (low, high) in enumerate(itertools.pairwise(bounds)):
-        first = start * ITEMS_A_BATCH
-        rows = np.arange(low, high)[~outlier[low:high]]
-        owner = torch.from_numpy(view_item[rows] - first)
-        last = min(first + ITEMS_A_BATCH, items)
-        votes = torch.from_numpy(weight[rows])
-        views = torch.from_numpy(np.ascontiguousarray(view_embedding[rows], dtype=np.float32))
-        codes[first:last] = _vote(quantizer, views, owner, votes, last - first, config.voted_levels)
-        mean = _weighted_mean(views, owner, votes, last - first)
-        embedding[first:last] = torch.nn.functional.normalize(mean, dim=1).numpy()
-    return Assignment(codes, embedding, outlier)
+    vote = np.where(is_main, config.main_view_weight, 1.0).astype(np.float32)
+    vote[find_outliers(view_embedding, view_item, config.outlier_cosine)] = 0
+    views, owner, weight = _voting(view_embedding, view_item, vote)
+    codes = _vote(quantizer, views, owner, weight, items, config.voted_levels)
+    mean = _weighted_mean(views, owner, weight, items)
+    return Assignment(codes, torch.nn.functional.normalize(mean, dim=1).numpy(), vote)
 
 
 def find_outliers(
@@ -75,6 +62,27 @@ def find_outliers(
             cosine = view_embedding[low:high] @ view_embedding[low:high].T
             outlier[low:high] = cosine[cosine.sum(1).argmax()] < threshold
     return outlier
+
+
+@torch.inference_mode()
+def mean_projection(
+    quantizer: ResidualQuantizer,
+    view_embedding: NDArray[np.float32],
+    view_item: NDArray[np.int64],
+    vote: NDArray[np.float32],
+) -> NDArray[np.float32]:
+    """Means (I, d) of the items' projected views, weighted by their votes; arguments as `assign` takes them."""
+    views, owner, weight = _voting(view_embedding, view_item, vote)
+    return _weighted_mean(quantizer.project(views), owner, weight, int(view_item[-1]) + 1).numpy()
+
+
+def _voting(
+    view_embedding: NDArray[np.float32], view_item: NDArray[np.int64], vote: NDArray[np.float32]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The views that vote, their items and weights."""
+    rows = np.flatnonzero(vote)
+    views = np.ascontiguousarray(view_embedding[rows], dtype=np.float32)
+    return torch.from_numpy(views), torch.from_numpy(view_item[rows]), torch.from_numpy(vote[rows])
 
 
 @torch.inference_mode()

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from onevision.artifacts import Artifact, open_artifact
+from onevision.semantic_ids.published import sid_array
 from onevision.semantic_ids.trie import Trie
 
 
@@ -46,7 +47,7 @@ class Catalogue:
         artifact = open_artifact(path, "semantic_ids")
         table = pq.read_table(artifact.file("items.parquet"))
         arrays = load_file(artifact.file("item_embeddings.safetensors"))
-        codes = np.array(table["sid"].to_pylist(), np.int16)
+        codes = sid_array(table["sid"])
         bucket = table["bucket"].to_numpy().astype(np.int64)
         counts = np.bincount(bucket)
         return cls(

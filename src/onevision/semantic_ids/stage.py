@@ -1,112 +1,188 @@
-"""Stage `assign-ids`: a semantic ID for every item with a catalogue picture, buckets and the trie."""
+"""Stage `assign-ids`: a semantic ID for every item with a catalogue picture, buckets and the trie.
+
+The work of an item is in `shards.py`; here shards are put together. `assign-ids` makes one shard of everything in its
+own process, `merge-ids` takes shards that were made apart; both write the same bytes.
+"""
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from safetensors.numpy import save_file
+from numpy.typing import NDArray
 
-from onevision.artifacts import finish_artifact, open_artifact, require_same_generation, start_artifact, write_json
+from onevision.arrays import concatenate_files, map_arrays
+from onevision.artifacts import Artifact, finish_artifact, open_artifact, start_artifact, write_json
 from onevision.data.contract import CATALOGUE_VIEWS
-from onevision.data.snapshot import Snapshot
-from onevision.errors import OneVisionError
+from onevision.errors import ArtifactError, OneVisionError
 from onevision.metrics.encoding import encoding_metrics
 from onevision.quantization.residual import ResidualQuantizer
-from onevision.quantization.stage import Embedded
 from onevision.report import ReportTable, StageReport
-from onevision.semantic_ids.assign import Assignment, assign
+from onevision.semantic_ids.assign import mean_projection
+from onevision.semantic_ids.capacity import limit_buckets
 from onevision.semantic_ids.config import SemanticIdsConfig
+from onevision.semantic_ids.published import GONE, Published, sid_array, sid_column
+from onevision.semantic_ids.shards import ARRAYS, ITEMS, KIND, UNASSIGNED, VOTES, run_shard
 from onevision.semantic_ids.trie import Trie
+from onevision.shards import open_shards, write_tables
+
+WORK = "shard"
+INPUTS = ("snapshot", "encoder", "quantizer")
 
 
 def run(
-    *, snapshot: Path, encoder: Path, quantizer: Path, out: Path, config: SemanticIdsConfig, seed: int
+    *,
+    snapshot: Path,
+    encoder: Path,
+    quantizer: Path,
+    out: Path,
+    config: SemanticIdsConfig,
+    seed: int,
+    parent: Path | None = None,
 ) -> StageReport:
-    """Assign semantic IDs; see docs/artifacts.md for what is written. `seed` is not used: nothing here is random."""
-    del seed
-    shop = Snapshot.open(snapshot)
-    parents = {
-        "snapshot": shop.artifact,
-        "encoder": open_artifact(encoder, "encoder"),
-        "quantizer": open_artifact(quantizer, "quantizer"),
-    }
-    require_same_generation(*parents.values())
+    """Assign semantic IDs; see docs/artifacts.md for what is written. `seed` is not used: nothing here is random.
+
+    Args:
+        parent: an earlier `semantic_ids` artifact of these codebooks: its items keep their IDs, new ones are appended.
+    """
+    inputs = zip(INPUTS, (snapshot, encoder, quantizer), strict=True)
+    parents = {name: open_artifact(path, name) for name, path in inputs}
     start_artifact(out)
-    data = Embedded.load(shop, encoder)
-    model = ResidualQuantizer.from_pretrained(quantizer)
-    owner, view = data.column("item_id"), data.column("view")
-    rows = np.flatnonzero(np.isin(view, CATALOGUE_VIEWS) & (owner != None))  # noqa: E711
-    if not len(rows):
-        raise OneVisionError(f"{snapshot}: no catalogue picture (view {' or '.join(CATALOGUE_VIEWS)}) of any item")
-    # By item, then by picture: neither depends on the order of the rows.
-    rows = rows[np.lexsort((data.column("image_id")[rows].astype(str), owner[rows].astype(str)))]
-    item_ids, view_item = np.unique(owner[rows].astype(str), return_inverse=True)
-    assignment = assign(model, data.embedding[rows], view_item, view[rows] == "main", config)
-    trie, bucket = Trie.build(assignment.codes)
+    run_shard(snapshot=snapshot, encoder=encoder, quantizer=quantizer, out=out / WORK, config=config, seed=seed)
+    return _merge("assign-ids", parents, open_shards([out / WORK], KIND), out, config, parent)
+
+
+def run_merge(
+    *,
+    snapshot: Path,
+    encoder: Path,
+    quantizer: Path,
+    shards: Sequence[Path],
+    out: Path,
+    config: SemanticIdsConfig,
+    seed: int,
+    parent: Path | None = None,
+) -> StageReport:
+    """Put shards together: what `run` does after its own; `seed` is not used."""
+    del seed
+    inputs = zip(INPUTS, (snapshot, encoder, quantizer), strict=True)
+    parents = {name: open_artifact(path, name, verify=False) for name, path in inputs}
+    parts = open_shards(shards, KIND)
+    if parts[0].parents != {name: artifact.identity for name, artifact in parents.items()}:
+        raise ArtifactError(f"{parts[0].path}: this shard was assigned from other inputs than those given beside it")
+    return _merge("merge-ids", parents, parts, start_artifact(out), config, parent)
+
+
+def _merge(
+    stage: str,
+    parents: dict[str, Artifact],
+    shards: list[Artifact],
+    out: Path,
+    config: SemanticIdsConfig,
+    parent: Path | None,
+) -> StageReport:
+    """Buckets, capacity and trie over all shards; their arrays are copied in constant memory."""
+    model = ResidualQuantizer.from_pretrained(parents["quantizer"].path)
+    sizes = model.codebook_sizes
+    published = Published.none(len(sizes))
+    if parent:
+        parents = parents | {"parent": open_artifact(parent, "semantic_ids")}
+        published = Published.open(parents["parent"], parents["quantizer"])
+    shards_with_items = [shard for shard in shards if shard.counts["items_assigned"]]
+    if not shards_with_items:
+        raise OneVisionError(
+            f"{parents['snapshot'].path}: no catalogue picture (view {' or '.join(CATALOGUE_VIEWS)}) of any item"
+        )
+    keys = pa.concat_tables(pq.read_table(s.file(ITEMS), columns=["item_id", "sid"]) for s in shards_with_items)
+    item_ids, codes = keys["item_id"].combine_chunks(), sid_array(keys["sid"]).copy()
+    known = published.rows(item_ids)
+    new = np.flatnonzero(known < 0)
+    codes[known >= 0] = published.codes[known[known >= 0]]
+    changed = np.full(len(new), len(sizes))
+    if config.capacity:
+        views = _ShardViews(shards_with_items, model)
+        codes[new], changed = limit_buckets(
+            model, codes[new], lambda rows: views.positions(new[rows]), config.capacity, published.codes
+        )
+    trie, bucket = Trie.build(codes)
     trie.save(out / "trie.safetensors")
-    write_json(out / "trie.json", {"codebook_sizes": list(model.codebook_sizes), "leaves": trie.leaves})
-    cold = set(owner[data.column("split") == "catalogue_cold"])
-    table = _items_table(shop, data, item_ids, assignment, bucket, cold)
-    pq.write_table(table, out / "items.parquet")
-    arrays = {"embedding": assignment.embedding, "view_embedding": data.embedding[rows], "view_item": view_item}
-    save_file(arrays, out / "item_embeddings.safetensors")
-    without = sorted(set(shop.table("items")["item_id"].to_pylist()) - set(item_ids.tolist()))
-    unassigned = pa.table(
-        {"item_id": pa.array(without, pa.string()), "reason": ["no catalogue picture"] * len(without)}
+    write_json(out / "trie.json", {"codebook_sizes": list(sizes), "leaves": trie.leaves})
+    counts = {name: sum(shard.counts[name] for shard in shards) for name in shards[0].counts}
+    counts["items_without_pictures"] = counts["items_in"] - counts["items_assigned"]
+    counts |= {"items_new": len(new), "items_gone": published.write_gone(item_ids, out / GONE)}
+    _write_items(shards_with_items, codes, bucket, out / ITEMS)
+    write_tables(out / UNASSIGNED, (pq.read_table(shard.file(UNASSIGNED)) for shard in shards))
+    concatenate_files(
+        [shard.file(ARRAYS) for shard in shards_with_items], out / ARRAYS, numbers={"view_item": "embedding"}
     )
-    pq.write_table(unassigned, out / "unassigned.parquet")
-    report = _report(model, assignment, bucket, table, len(shop.table("items")), len(without))
+    shutil.rmtree(out / WORK, ignore_errors=True)
+    report = _report(stage, model, codes, bucket, changed, pq.read_table(out / ITEMS), counts)
     finish_artifact(out, "semantic_ids", parents=parents, counts=report.counts)
     return report
 
 
-def _items_table(
-    shop: Snapshot,
-    data: Embedded,
-    item_ids: np.ndarray,
-    assignment: Assignment,
-    bucket: np.ndarray,
-    cold: set[str],
-) -> pa.Table:
-    items = shop.table("items")
-    position = {item: n for n, item in enumerate(items["item_id"].to_pylist())}
-    chosen = items.take(pa.array([position[item] for item in item_ids.tolist()]))
-    categories = chosen["category_id"].to_pylist()
-    return pa.table(
-        {
-            "item_id": chosen["item_id"],
-            "sid": pa.array(assignment.codes.tolist(), pa.list_(pa.int16())),
-            "bucket": pa.array(bucket, pa.int32()),
-            "category_id": chosen["category_id"],
-            "department_id": pa.array([data.tree.department(c) for c in categories]),
-            "price": chosen["price"],
-            "in_stock": chosen["in_stock"],
-            "cold": pa.array([item in cold for item in item_ids.tolist()]),
-        }
-    )
+class _ShardViews:
+    """Mean projections of items by their numbers over all shards, read when capacity asks for them."""
+
+    def __init__(self, shards: list[Artifact], quantizer: ResidualQuantizer) -> None:
+        self.quantizer = quantizer
+        self.arrays = [map_arrays(shard.file(ARRAYS)) | map_arrays(shard.file(VOTES)) for shard in shards]
+        self.first = np.cumsum([0, *(len(arrays["embedding"]) for arrays in self.arrays)])
+
+    def positions(self, items: NDArray[np.int64]) -> NDArray[np.float32]:
+        """See `capacity.Positions`; `items` ascend."""
+        found = []
+        for arrays, first, last in zip(self.arrays, self.first[:-1], self.first[1:], strict=True):
+            own = items[(items >= first) & (items < last)] - first
+            bounds = np.searchsorted(arrays["view_item"], [own, own + 1])
+            for low, high in bounds.T:
+                one = np.zeros(high - low, np.int64)
+                found.append(
+                    mean_projection(self.quantizer, arrays["view_embedding"][low:high], one, arrays["vote"][low:high])
+                )
+        return np.concatenate(found)
+
+
+def _write_items(shards: list[Artifact], codes: NDArray[np.int16], bucket: NDArray[np.int64], path: Path) -> None:
+    bounds = np.cumsum([0, *(shard.counts["items_assigned"] for shard in shards)])
+
+    def tables() -> Iterator[pa.Table]:
+        for shard, low, high in zip(shards, bounds[:-1], bounds[1:], strict=True):
+            table = pq.read_table(shard.file(ITEMS)).drop_columns("sid")
+            table = table.add_column(1, "sid", sid_column(codes[low:high]))
+            yield table.add_column(2, "bucket", pa.array(bucket[low:high], pa.int32()))
+
+    write_tables(path, tables())
 
 
 def _report(
-    model: ResidualQuantizer, assignment: Assignment, bucket: np.ndarray, table: pa.Table, items: int, without: int
+    stage: str,
+    model: ResidualQuantizer,
+    codes: NDArray[np.int16],
+    bucket: NDArray[np.int64],
+    changed: NDArray[np.int64],
+    table: pa.Table,
+    counts: dict[str, int],
 ) -> StageReport:
-    metrics = encoding_metrics(assignment.codes, model.codebook_sizes, table["category_id"].to_pylist())
+    metrics = encoding_metrics(codes, model.codebook_sizes, table["category_id"].to_pylist())
     sizes = np.bincount(np.bincount(bucket))
     rows = [[n, int(count)] for n, count in enumerate(sizes) if n and count]
+    last = len(model.codebook_sizes) - 1
+    beyond = int((changed < last).sum())
     return StageReport(
-        "assign-ids",
-        counts={
-            "items_in": items,
-            "items_assigned": len(bucket),
-            "items_without_pictures": without,
+        stage,
+        counts=counts
+        | {
             "items_cold": int(pc.sum(table["cold"]).as_py() or 0),
-            "views_in": len(assignment.outlier),
-            "views_outlying": int(assignment.outlier.sum()),
             "semantic_ids": int(bucket.max()) + 1,
             "items_sharing_an_id": int((np.bincount(bucket)[bucket] > 1).sum()),
+            "items_moved_for_capacity": int((changed <= last).sum()),
+            "items_moved_out_of_a_full_prefix": beyond,
         },
         metrics=metrics,
         tables=[
@@ -114,4 +190,7 @@ def _report(
                 "Buckets", ["items in a bucket", "buckets"], rows, "Items that share an ID are told apart at read time."
             )
         ],
+        warnings=[f"{beyond} items left a prefix that is full; larger codebooks would keep them with their like"]
+        if beyond
+        else [],
     )
