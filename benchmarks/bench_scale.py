@@ -58,7 +58,7 @@ def pictures(snapshot: Path, count: int) -> None:
 
 def items(count: int, rng: np.random.Generator) -> None:
     """Vote, and build the trie."""
-    quantizer = ResidualQuantizer(DIM, SIZES, opq_subspaces=OPQ[0], opq_size=OPQ[1], projection_hidden=256).eval()
+    quantizer = ResidualQuantizer(DIM, SIZES, opq_subspaces=OPQ[0], opq_size=OPQ[1], view_dims=48, view_levels=2).eval()
     for level in range(len(SIZES)):
         quantizer.codebook(level).normal_()
     quantizer.opq_codebooks.normal_()

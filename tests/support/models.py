@@ -36,7 +36,7 @@ def make_models(snapshot: Path, root: Path) -> dict[str, Path]:
     )
     align(snapshot=snapshot, pairs=paths["pairs"], out=paths["encoder"], config=small, seed=SEED)
     codebooks = QuantizationConfig(
-        codebook_sizes=(4, 4), opq_subspaces=0, projection_hidden=8, steps=2, batch_size=16, dead_code_share=1.0
+        codebook_sizes=(4, 4), opq_subspaces=0, view_dims=8, steps=2, batch_size=16, dead_code_share=1.0
     )
     train_vrq(**known, out=paths["quantizer"], config=codebooks, seed=SEED)
     assign_ids(

@@ -30,9 +30,9 @@ def test_empty_file_is_all_defaults(tmp_path: Path) -> None:
 
 
 def test_override_values_are_yaml() -> None:
-    recipe = load_recipe("smoke", ["quantization.codebook_sizes=[8, 4]", "quantization.balance_last_level=false"])
+    recipe = load_recipe("smoke", ["quantization.codebook_sizes=[8, 4]", "quantization.view_levels=1"])
     assert recipe.quantization.codebook_sizes == (8, 4)
-    assert recipe.quantization.balance_last_level is False
+    assert recipe.quantization.view_levels == 1
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,6 @@ class GeneratorConfig(PretrainedConfig):
             "codebook_sizes": [4, 4],
             "opq_subspaces": 0,
             "opq_size": 2,
-            "projection_hidden": 0,
         }
         self.generation = generation
         self.similarity_weight = similarity_weight

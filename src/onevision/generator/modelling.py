@@ -142,8 +142,7 @@ class Generator(PreTrainedModel):
             x = layer(x, mask)
         x = self.encoder_norm(x)
         keys_values = [layer.cross_attention.keys_values(x) for layer in cast(list[DecoderLayer], self.decoder)]
-        point = self.quantizer.project(prompt.embedding)
-        return Memory(keys_values, mask, point, kept, self.category_head(x[:, 0]))
+        return Memory(keys_values, mask, prompt.embedding, kept, self.category_head(x[:, 0]))
 
     def _embed(self, prompt: Prompt) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         kind = self.kind.weight
@@ -165,7 +164,7 @@ class Generator(PreTrainedModel):
 
     def _own_id(self, embedding: Tensor, tables: Tensor) -> Tensor:
         """The query's own semantic ID, as one token."""
-        rest = self.quantizer.project(embedding)
+        rest = embedding
         codes = []
         for level in range(len(self.codebook_sizes)):
             codes.append(self.quantizer.distances(rest, level).argmin(-1))

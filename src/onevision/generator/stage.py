@@ -106,12 +106,15 @@ def run(
 def choose_similarity_weight(
     model: Generator, config: GeneratorTrainingConfig, validate: Callable[[], float]
 ) -> dict[float, float]:
-    """Set the model's `similarity_weight` to the one that validation days like best; the smallest on a tie."""
+    """Set the model's `similarity_weight` to the one that validation days like best.
+
+    On a tie it is the largest: where validation photos are too easy to tell, likeness is what carries over to others.
+    """
     tried = {}
     for weight in sorted(config.similarity_weights):
         model.config.similarity_weight = weight
         tried[weight] = validate()
-    model.config.similarity_weight = max(tried, key=lambda weight: (tried[weight], -weight))
+    model.config.similarity_weight = max(tried, key=lambda weight: (tried[weight], weight))
     return tried
 
 

@@ -92,7 +92,7 @@ def read_encoding_data(embeddings: Path, pairs: Path | None, categories: Path | 
         item=item_vectors(x[shown], product[shown], len(counts)),
         category=category,
         train=train,
-        pairs=_training_pairs(edges[~unseen], train, product, category),
+        pairs=_training_pairs(edges[~unseen], train, product),
         photo=photo,
         kinds={} if kind is None else {str(k): edges[unseen & (kind == k)] for k in np.unique(kind[unseen])},
     )
@@ -184,11 +184,7 @@ def _products(rows: int, pairs: NDArray[np.int64]) -> NDArray[np.int64]:
     return connected_components(graph, directed=False)[1].astype(np.int64)
 
 
-def _training_pairs(
-    edges: NDArray[np.int64], train: NDArray[np.int64], product: NDArray[np.int64], category: NDArray[np.int64] | None
-) -> ViewPairs:
+def _training_pairs(edges: NDArray[np.int64], train: NDArray[np.int64], product: NDArray[np.int64]) -> ViewPairs:
     number = np.full(len(product), -1, dtype=np.int64)
     number[train] = np.arange(len(train))
-    shown = product[edges[:, 0]]
-    leaf = np.zeros_like(shown) if category is None else category[shown]
-    return ViewPairs(number[edges[:, 0]], number[edges[:, 1]], shown, np.stack([np.zeros_like(leaf), leaf], axis=1))
+    return ViewPairs(number[edges[:, 0]], number[edges[:, 1]], product[edges[:, 0]])

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from onevision.metrics import (
@@ -46,16 +45,17 @@ class Measured:
             for level in range(1, codes.shape[1] + 1):
                 self.values[f"vc@{level}"] = _by_product(shared >= level, data.target)
             chosen = np.sort(np.random.default_rng(seed).permutation(len(photos))[:MAX_RECALL_PHOTOS])
-            rank = ranks(_project(method, photos[chosen]), method.decode(codes), data.target[chosen])
+            rank = ranks(photos[chosen], method.decode(codes), data.target[chosen])
             self.values |= {f"r@{k}": _by_product(rank <= k, data.target[chosen]) for k in RECALL_CUTOFFS}
         for kind, rows in data.kinds.items():
             ends = [method.encode(data.x[rows[:, end]]) for end in (0, 1)]
             shared = shared_prefix_length(*ends)
             for level in range(1, min(KIND_LEVELS, codes.shape[1]) + 1):
                 self.values[f"vc@{level}/{kind}"] = _by_product(shared >= level, data.product[rows[:, 0]])
-        z = _project(method, data.item)
-        error = np.square(z - method.decode(codes)).sum(axis=1)
-        self.metrics["relative_error"] = float(error.mean() / np.square(z - z.mean(axis=0)).sum(axis=1).mean())
+        error = np.square(data.item - method.decode(codes)).sum(axis=1)
+        self.metrics["relative_error"] = float(
+            error.mean() / np.square(data.item - data.item.mean(axis=0)).sum(axis=1).mean()
+        )
         self.metrics |= {name: float(values.mean()) for name, values in self.values.items()}
 
     def interval(self, name: str, seed: int = 0) -> Interval | None:
@@ -83,12 +83,3 @@ def _by_product(values: NDArray[Any], product: NDArray[np.int64]) -> NDArray[np.
     """Mean of the values of each product, in the order of their numbers."""
     number = np.unique(product, return_inverse=True)[1]
     return np.bincount(number, weights=values.astype(np.float64)) / np.bincount(number)
-
-
-def _project(method: Encoding, x: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Vectors in the space that the method's codes rebuild."""
-    project: Any = getattr(method, "project", None)
-    if project is None:
-        return x
-    with torch.inference_mode():
-        return project(torch.from_numpy(np.ascontiguousarray(x))).numpy()

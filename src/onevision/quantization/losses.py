@@ -1,56 +1,31 @@
-"""The losses of VRQ (method section 4): views of one product meet on shallow codes, products part on deep ones."""
+"""The losses that train VRQ's keys; all are of one level, on squared distances (N, K) to its keys."""
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 
-def straight_through(z: Tensor, quantised: Tensor) -> Tensor:
-    """`quantised` in the forward pass, the gradient of `z` in the backward pass."""
-    return z + (quantised - z).detach()
+def soft_codes(distances: Tensor, temperature: float) -> Tensor:
+    """Log of softmax(-d / T) over the codes, (N, K)."""
+    return (-distances / temperature).log_softmax(1)
 
 
-def commitment(rests: list[Tensor], quantised: list[Tensor]) -> Tensor:
-    """Sum over levels of the mean of ||r_l - sg(q_l)||^2; both lists hold (N, d)."""
-    return torch.stack([(r - q.detach()).square().sum(1).mean() for r, q in zip(rests, quantised, strict=True)]).sum()
+def code_agreement(log_u: Tensor, log_v: Tensor, code: Tensor) -> Tensor:
+    """Mean cross-entropy of both views' soft codes (N, K) with the code (N,) of their mean.
 
-
-def view_contrast(u: Tensor, v: Tensor, same: Tensor, temperature: float) -> Tensor:
-    """Symmetric InfoNCE on prefixes of two views (N, d), plus their mean squared distance.
-
-    `same` (N, N) bool marks pairs of rows that show one product: they are taken out of the negatives.
+    The mean of two views lies nearer to its product than either; that its code teaches both is the swapped prediction
+    of SwAV (arXiv 2006.09882) with one teacher for two students.
     """
-    logits = F.normalize(u, dim=1) @ F.normalize(v, dim=1).T / temperature
-    other = same & ~torch.eye(len(u), dtype=torch.bool)
-    logits = logits.masked_fill(other, -torch.inf)
-    target = torch.arange(len(u))
-    contrast = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
-    return contrast + (u - v).square().sum(1).mean()
+    return (F.nll_loss(log_u, code) + F.nll_loss(log_v, code)) / 2
 
 
-def code_agreement(distances_u: Tensor, distances_v: Tensor, temperature: float) -> Tensor:
-    """Mean Jensen-Shannon divergence of softmax(-d / T) over the codes of a level; distances are (N, K)."""
-    log_p = (-distances_u / temperature).log_softmax(1)
-    log_q = (-distances_v / temperature).log_softmax(1)
-    log_m = torch.logaddexp(log_p, log_q) - torch.log(torch.tensor(2.0))
-    return 0.5 * ((log_p.exp() * (log_p - log_m)).sum(1) + (log_q.exp() * (log_q - log_m)).sum(1)).mean()
+def usage(log_codes: Tensor) -> Tensor:
+    """Negative entropy of the mean of soft codes (N, K): least when all codes are used alike."""
+    share = log_codes.exp().mean(0)
+    return (share * share.clamp_min(1e-9).log()).sum()
 
 
-def product_margin(z_u: Tensor, z_v: Tensor, z_n: Tensor, margin: float) -> Tensor:
-    """Mean of max(0, m + ||z_u - z_v||^2 - ||z_u - z_n||^2); z_n is another product of the same category."""
-    return (margin + (z_u - z_v).square().sum(1) - (z_u - z_n).square().sum(1)).clamp_min(0).mean()
-
-
-def balanced_codes(distances: Tensor, *, iterations: int = 5, temperature: float = 0.05) -> Tensor:
-    """Codes (N,) whose use is spread evenly: Sinkhorn-Knopp on softmax(-d / T), then the largest entry.
-
-    For the last residual level alone: balancing every level destroys the hierarchy (CUR 48.95 % to 1.64 % in
-    OneSearch).
-    """
-    log_plan = -distances.detach() / temperature
-    for _ in range(iterations):
-        log_plan = log_plan - log_plan.logsumexp(0, keepdim=True)
-        log_plan = log_plan - log_plan.logsumexp(1, keepdim=True)
-    return log_plan.argmax(1)
+def commitment(distances: Tensor, code: Tensor) -> Tensor:
+    """Mean squared distance to the key that is taken, (N, K) and (N,)."""
+    return distances.gather(1, code[:, None]).mean()

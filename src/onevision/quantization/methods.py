@@ -17,6 +17,9 @@ from onevision.quantization.encoding import Encoding
 from onevision.quantization.residual import ResidualKMeans
 from onevision.quantization.vrq import VRQ, ViewPairs
 
+HIDDEN = 256
+"""Width of the hidden layers of RQ-VAE's and FSQ's autoencoders."""
+
 
 def fit_methods(
     x: NDArray[np.float32], pairs: ViewPairs, config: QuantizationConfig, *, ablations: bool = False, seed: int
@@ -43,8 +46,8 @@ def fit_methods(
         subspaces = 4 if dim % 4 == 0 else 2
         size = min(2 ** round(math.log2(math.prod(all_sizes)) / subspaces), 256, 2 ** int(math.log2(len(x))))
         methods["opq"] = OPQ(subspaces, size).fit(x, seed=seed)
-    methods["rq_vae"] = RQVAE(dim, all_sizes, hidden=config.projection_hidden).fit(x, budget, seed=seed)
-    methods["fsq"] = FSQ(dim, all_sizes, hidden=config.projection_hidden).fit(x, budget, seed=seed)
+    methods["rq_vae"] = RQVAE(dim, all_sizes, hidden=HIDDEN).fit(x, budget, seed=seed)
+    methods["fsq"] = FSQ(dim, all_sizes, hidden=HIDDEN).fit(x, budget, seed=seed)
     if len(pairs.u):
         methods["vrq"] = VRQ(dim, config).fit(x, pairs, seed=seed)
         for name, ablated in ablated_configs(config).items() if ablations else ():
@@ -53,8 +56,8 @@ def fit_methods(
 
 
 def ablated_configs(config: QuantizationConfig) -> dict[str, QuantizationConfig]:
-    """VRQ's recipe without each of its losses (fields that end in `_weight`), and without balancing the last level."""
+    """VRQ's recipe without each of its losses (fields that end in `_weight`), and without training of its keys."""
     weights = [field for field in type(config).model_fields if field.endswith("_weight") and getattr(config, field)]
     removed = {f"vrq_without_{field.removesuffix('_weight')}": {field: 0.0} for field in weights}
-    balance = {"vrq_without_balance": {"balance_last_level": False}} if config.balance_last_level else {}
-    return {name: config.model_copy(update=update) for name, update in (removed | balance).items()}
+    untrained = {"vrq_closed_form": {"steps": 0}} if config.steps else {}
+    return {name: config.model_copy(update=update) for name, update in (removed | untrained).items()}

@@ -1,8 +1,9 @@
-"""The residual quantiser that all our encodings share: a projection, residual codebooks, and OPQ codes of the rest.
+"""The residual quantiser that all our encodings share: residual codebooks, and OPQ codes of the rest.
 
-    z = P(e);  r_0 = z;  c_l = argmin_k ||r_l - C_l[k]||^2;  r_{l+1} = r_l - C_l[c_l];  (o_1 .. o_S) = OPQ(r_L)
+    r_0 = e;  c_l = argmin_k ||A r_l - K_l[k]||^2;  r_{l+1} = r_l - C_l[c_l];  (o_1 .. o_S) = OPQ(r_L)
 
-Residual k-means is the case where P is the identity; VRQ learns P.
+Residual k-means compares in the space of the vectors: A is the identity and the keys K_l are the codebooks C_l. VRQ
+compares its first levels in a few directions A that views of a product agree on, against keys of their own.
 """
 
 from __future__ import annotations
@@ -31,11 +32,13 @@ class ResidualQuantizer(nn.Module):
         dim: d, of the vectors.
         codebook_sizes: codes a residual level, coarse to fine.
         opq_subspaces: OPQ codes that follow; `opq_size` codes each.
-        projection_hidden: width of P's hidden layer; 0 for the identity.
+        view_dims: r, directions that the first levels compare in; 0 for all.
+        view_levels: how many levels do.
     """
 
     rotation: Tensor
     opq_codebooks: Tensor
+    view_map: Tensor
 
     def __init__(
         self,
@@ -44,20 +47,20 @@ class ResidualQuantizer(nn.Module):
         *,
         opq_subspaces: int = 2,
         opq_size: int = 16,
-        projection_hidden: int = 0,
+        view_dims: int = 0,
+        view_levels: int = 0,
     ) -> None:
         super().__init__()
         self.dim = dim
         self.residual_sizes = tuple(codebook_sizes)
         self.opq_subspaces = opq_subspaces
         self.opq_size = opq_size
-        self.projection_hidden = projection_hidden
-        self.projection: nn.Sequential | None = None
-        if projection_hidden:
-            last = nn.Linear(projection_hidden, dim)
-            nn.init.zeros_(last.weight)
-            nn.init.zeros_(last.bias)
-            self.projection = nn.Sequential(nn.Linear(dim, projection_hidden), nn.GELU(), last)
+        self.view_dims = view_dims
+        self.view_levels = view_levels
+        if view_levels:
+            self.register_buffer("view_map", torch.eye(dim)[:, :view_dims].clone())
+            for level in range(view_levels):
+                self.register_buffer(f"key_{level}", torch.zeros(self.residual_sizes[level], view_dims))
         for level, size in enumerate(self.residual_sizes):
             self.register_buffer(f"codebook_{level}", torch.zeros(size, dim))
         if opq_subspaces:
@@ -73,10 +76,6 @@ class ResidualQuantizer(nn.Module):
         """Codebook (K_l, d) of a residual level."""
         return self.get_buffer(f"codebook_{level}")
 
-    def project(self, x: Tensor) -> Tensor:
-        """z = x + MLP(x), (N, d) -> (N, d)."""
-        return x if self.projection is None else x + self.projection(x)
-
     # --- A semantic ID written one code at a time: what the generator's decoder needs.
 
     def distances(self, rest: Tensor, level: int) -> Tensor:
@@ -86,7 +85,9 @@ class ResidualQuantizer(nn.Module):
         return (part.square().sum(-1, keepdim=True) - 2 * cross + book.square().sum(-1)).clamp_min(0)
 
     def _compared(self, rest: Tensor, level: int) -> tuple[Tensor, Tensor]:
-        """What a level looks at of `rest`, and the codebook that it is compared with."""
+        """What a level looks at of `rest`, and what that is compared with."""
+        if level < self.view_levels:
+            return rest @ self.view_map, self.get_buffer(f"key_{level}")
         if level < len(self.residual_sizes):
             return rest, self.codebook(level)
         s = level - len(self.residual_sizes)
@@ -106,7 +107,7 @@ class ResidualQuantizer(nn.Module):
         """Codes (N, L) of vectors (N, d), greedily level by level; a row's codes do not depend on other rows."""
         codes = np.empty((len(x), len(self.codebook_sizes)), np.int16)
         for start in range(0, len(x), BLOCK):
-            rest = self.project(torch.from_numpy(np.ascontiguousarray(x[start : start + BLOCK], dtype=np.float32)))
+            rest = torch.from_numpy(np.ascontiguousarray(x[start : start + BLOCK], dtype=np.float32))
             for level in range(len(self.codebook_sizes)):
                 best = nearest(*self._compared(rest, level))[0]
                 codes[start : start + BLOCK, level] = best.numpy()
@@ -115,7 +116,7 @@ class ResidualQuantizer(nn.Module):
 
     @torch.inference_mode()
     def decode(self, codes: NDArray[np.int16]) -> NDArray[np.float32]:
-        """Reconstructed z (N, d) of codes (N, L) or of a prefix of them (N, l)."""
+        """Reconstructed vectors (N, d) of codes (N, L) or of a prefix of them (N, l)."""
         table = torch.from_numpy(codes.astype(np.int64))
         z = torch.zeros(len(codes), self.dim)
         levels = len(self.residual_sizes)
@@ -129,17 +130,14 @@ class ResidualQuantizer(nn.Module):
         return z.numpy()
 
     @torch.no_grad()
-    def fit_codebooks(self, x: Tensor, *, iterations: int, seed: int, warm: bool = False) -> Self:
-        """Residual k-means on z = P(x), level by level, then OPQ on what is left.
+    def fit_codebooks(self, x: Tensor, *, iterations: int, seed: int) -> Self:
+        """Residual k-means on vectors (N, d), level by level, then OPQ on what is left."""
+        return self._fit_rest(x, 0, iterations=iterations, seed=seed)
 
-        Args:
-            x: (N, d).
-            warm: start every level from the codebook that is there instead of from k-means++.
-        """
-        rest = self.project(x)
-        for level, size in enumerate(self.residual_sizes):
-            start = self.codebook(level) if warm else None
-            book = kmeans(rest, size, iterations=iterations, seed=seed + level, centroids=start)
+    def _fit_rest(self, rest: Tensor, first: int, *, iterations: int, seed: int) -> Self:
+        """Codebooks of the levels from `first` on, and OPQ, from what (N, d) the levels before leave."""
+        for level in range(first, len(self.residual_sizes)):
+            book = kmeans(rest, self.residual_sizes[level], iterations=iterations, seed=seed + level)
             self.codebook(level).copy_(book)
             rest = rest - book[nearest(rest, book)[0]]
         if self.opq_subspaces:
@@ -161,7 +159,8 @@ class ResidualQuantizer(nn.Module):
             "codebook_sizes": list(self.residual_sizes),
             "opq_subspaces": self.opq_subspaces,
             "opq_size": self.opq_size,
-            "projection_hidden": self.projection_hidden,
+            "view_dims": self.view_dims,
+            "view_levels": self.view_levels,
         }
 
     @classmethod

@@ -63,6 +63,8 @@ def run(*, snapshot: Path, pairs: Path, encoder: Path, out: Path, config: Quanti
         raise OneVisionError(
             f"{len(x)} training pictures cannot fill a codebook of {largest} codes: lower quantization.codebook_sizes"
         )
+    if not len(view_pairs.u):
+        raise OneVisionError(f"{pairs}: no two training pictures show one product; VRQ learns from such pairs")
     vrq = VRQ(x.shape[1], config).fit(x, view_pairs, seed=seed)
     baseline = ResidualKMeans(
         x.shape[1], config.codebook_sizes, opq_subspaces=config.opq_subspaces, opq_size=config.opq_size
@@ -94,21 +96,13 @@ def run(*, snapshot: Path, pairs: Path, encoder: Path, out: Path, config: Quanti
 def read_view_pairs(data: Embedded, image_pairs: pa.Table, train: NDArray[np.int64]) -> ViewPairs:
     """Pairs of training pictures of one product, as rows of `train`; other pairs (clicks) do not share an ID."""
     row_of = {image: n for n, image in enumerate(data.column("image_id")[train])}
-    u, v, product, path = [], [], [], []
     number: dict[str, int] = {}
-    node = data.tree.numbers()
-    for pair in image_pairs.select(["image_a", "image_b", "item_a", "item_b"]).to_pylist():
-        a, b = row_of.get(pair["image_a"]), row_of.get(pair["image_b"])
-        if a is None or b is None or pair["item_a"] != pair["item_b"]:
-            continue
-        item = pair["item_b"]
-        u.append(a)
-        v.append(b)
-        product.append(number.setdefault(item, len(number)))
-        leaf = data.category[item]
-        path.append((node[data.tree.department(leaf)], node[leaf]))
-    as_array = np.array(path, dtype=np.int64).reshape(-1, 2)
-    return ViewPairs(np.array(u, np.int64), np.array(v, np.int64), np.array(product, np.int64), as_array)
+    found = [
+        (row_of[pair["image_a"]], row_of[pair["image_b"]], number.setdefault(pair["item_b"], len(number)))
+        for pair in image_pairs.select(["image_a", "image_b", "item_a", "item_b"]).to_pylist()
+        if pair["image_a"] in row_of and pair["image_b"] in row_of and pair["item_a"] == pair["item_b"]
+    ]
+    return ViewPairs(*np.array(found, np.int64).reshape(-1, 3).T)
 
 
 def measure(quantizer: ResidualQuantizer, data: Embedded) -> dict[str, float]:

@@ -1,38 +1,35 @@
-"""VRQ: vision-aligned residual quantisation (arXiv 2510.05759; the losses are our reconstruction, method section 4).
+"""VRQ: vision-aligned residual quantisation (arXiv 2510.05759; how views are made to agree is our reconstruction).
 
-    L = w_c commitment + w_v view contrast + w_a code agreement + w_m margin + w_k category
+Views of a product shall share their first codes, while deep codes keep products apart. The first levels therefore look
+at residuals through a map A on the directions that views agree on (`view_map.py`), and choose among keys K_l trained by
 
-Codebooks start from residual k-means over catalogue and shoppers' pictures together and follow by exponential moving
-averages; the projection P learns by gradient. After training the codebooks are refined under the learnt P and OPQ is
-fitted again.
+    L = w_a agreement + w_u usage + w_c commitment
+
+The codebook C_l of such a level holds the mean residual of each code, so that nothing is lost to the levels that
+follow: residual k-means and OPQ over all directions. ADR 7 has what was measured against a learnt projection.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple, Self, cast
+from typing import Self
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from onevision.quantization.config import QuantizationConfig
-from onevision.quantization.kmeans import update
-from onevision.quantization.losses import (
-    balanced_codes,
-    code_agreement,
-    commitment,
-    product_margin,
-    straight_through,
-    view_contrast,
-)
+from onevision.quantization.kmeans import kmeans, nearest, update
+from onevision.quantization.losses import code_agreement, commitment, soft_codes, usage
 from onevision.quantization.residual import ResidualQuantizer
+from onevision.quantization.view_map import fit_view_map
 
-CONTRAST_LEVELS = (1.0, 0.5)
-"""Weights of view contrast and code agreement on the first levels."""
+DEEPER_USAGE = 0.3
+"""Weight of the usage of levels after the first: their codes need not be used alike within every prefix."""
+RESTART_EVERY = 50
+"""Steps after which keys that no view took are moved to a view."""
 
 
 @dataclass
@@ -42,25 +39,15 @@ class ViewPairs:
     Attributes:
         u, v: (P,) rows of the embedding table.
         product: (P,) product numbers.
-        path: (P, 2) rows of the product's department and leaf category.
     """
 
     u: NDArray[np.int64]
     v: NDArray[np.int64]
     product: NDArray[np.int64]
-    path: NDArray[np.int64]
-
-
-class _Quantised(NamedTuple):
-    z: Tensor
-    rests: list[Tensor]
-    codes: list[Tensor]
-    quantised: list[Tensor]
-    prefixes: list[Tensor]
 
 
 class VRQ(ResidualQuantizer):
-    """Residual quantiser whose projection and codebooks learn that views of a product agree.
+    """Residual quantiser whose first levels learn that views of a product agree.
 
     Args:
         dim: d, of the embeddings.
@@ -73,158 +60,81 @@ class VRQ(ResidualQuantizer):
             config.codebook_sizes,
             opq_subspaces=config.opq_subspaces,
             opq_size=config.opq_size,
-            projection_hidden=config.projection_hidden,
+            view_dims=min(config.view_dims, dim),
+            view_levels=min(config.view_levels, len(config.codebook_sizes)),
         )
         self.config = config
         self.loss_curve_: dict[str, list[float]] = {}
         self.restarted_codes_ = 0
 
     def fit(self, x: NDArray[np.float32], pairs: ViewPairs, *, seed: int = 0) -> Self:
-        """Learn projection and codebooks.
+        """Learn map, keys and codebooks.
 
         Args:
             x: (N, d) embeddings that may be trained on, catalogue and shoppers' pictures together.
-            pairs: rows of `x` that show one product.
+            pairs: rows of `x` that show one product; at least one.
         """
         config = self.config
-        torch.manual_seed(seed)
-        assert self.projection is not None
-        cast(nn.Linear, self.projection[0]).reset_parameters()
-        table = torch.from_numpy(np.ascontiguousarray(x))
-        self.fit_codebooks(table, iterations=config.kmeans_iterations, seed=seed)
-        if config.steps and len(pairs.u):
-            self._train(table, pairs, seed)
-            self.eval()
-            self.fit_codebooks(table, iterations=config.kmeans_iterations // 2, seed=seed, warm=True)
-        return self
+        dims, shrinkage = self.view_dims, config.shrinkage
+        mapping = fit_view_map(x, pairs.u, pairs.v, pairs.product, dims=dims, shrinkage=shrinkage)
+        self.view_map.copy_(torch.from_numpy(mapping))
+        rest = torch.from_numpy(np.ascontiguousarray(x))
+        for level in range(self.view_levels):
+            seen = rest @ self.view_map
+            keys = kmeans(seen, self.residual_sizes[level], iterations=config.kmeans_iterations, seed=seed + level)
+            if config.steps:
+                keys = self._train_keys(seen, keys, pairs, level, np.random.default_rng([seed, level]))
+            codes = nearest(seen, keys)[0]
+            book = update(rest, codes, self.codebook(level))[0]
+            self.get_buffer(f"key_{level}").copy_(keys)
+            self.codebook(level).copy_(book)
+            rest = rest - book[codes]
+        return self._fit_rest(rest, self.view_levels, iterations=config.kmeans_iterations, seed=seed)
 
-    def _train(self, table: Tensor, pairs: ViewPairs, seed: int) -> None:
+    def _train_keys(
+        self, seen: Tensor, start: Tensor, pairs: ViewPairs, level: int, rng: np.random.Generator
+    ) -> Tensor:
+        """Keys (K, r) of a level, trained on pairs of mapped residuals `seen` (N, r)."""
         config = self.config
-        heads = nn.ModuleList(
-            nn.Linear(self.dim, int(pairs.path[:, level].max()) + 1)
-            for level in range(min(len(CONTRAST_LEVELS), len(self.residual_sizes)))
-        )
-        assert self.projection is not None
-        parameters = [*self.projection.parameters(), *heads.parameters()]
-        optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=1e-4, fused=True)
+        keys = nn.Parameter(start.clone())
+        optimizer = torch.optim.Adam([keys], lr=config.learning_rate)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.steps)
-        averages = [_MovingCodebook(self.codebook(level)) for level in range(len(self.residual_sizes))]
-        rng = np.random.default_rng(seed)
-        negatives = _SameCategory(pairs)
-        self.train()
-        for step in tqdm(range(config.steps), desc="vrq", disable=None):
+        scale = nearest(seen, start)[1].mean().item()
+        taken = torch.zeros(len(start), dtype=torch.long)
+        usage_weight = config.usage_weight * (DEEPER_USAGE if level else 1.0)
+        for step in tqdm(range(config.steps), desc=f"vrq level {level + 1}", disable=None):
             rows = rng.integers(0, len(pairs.u), min(config.batch_size, len(pairs.u)))
-            other = negatives.draw(rows, rng)
-            u, v, n = (self._quantise(table[index]) for index in (pairs.u[rows], pairs.v[rows], pairs.u[other]))
-            losses = self._losses(u, v, n, heads, pairs, rows, other)
-            loss = torch.stack(list(losses.values())).sum()
+            u, v = seen[pairs.u[rows]], seen[pairs.v[rows]]
+            to_mean = _distances((u + v) / 2, keys)
+            code = to_mean.argmin(1).detach()
+            log_u, log_v = (soft_codes(_distances(view, keys), config.temperature * scale) for view in (u, v))
+            losses = {
+                "agreement": config.agreement_weight * code_agreement(log_u, log_v, code),
+                "usage": usage_weight * usage(torch.cat([log_u, log_v])),
+                "commitment": config.commitment_weight * commitment(to_mean, code) / scale,
+            }
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            torch.stack(list(losses.values())).sum().backward()
             optimizer.step()
             schedule.step()
-            for level, average in enumerate(averages):
-                rest = torch.cat([u.rests[level], v.rests[level]]).detach()
-                codes = torch.cat([u.codes[level], v.codes[level]])
-                self.restarted_codes_ += average.step(rest, codes, config.ema_decay, rng)
+            taken += torch.bincount(code, minlength=len(taken))
+            if (step + 1) % RESTART_EVERY == 0:
+                self.restarted_codes_ += _restart(keys, taken, u, rng)
             if step % max(1, config.steps // 50) == 0:
                 for name, value in losses.items():
-                    self.loss_curve_.setdefault(name, []).append(value.item())
-
-    def _quantise(self, x: Tensor) -> _Quantised:
-        z = self.project(x)
-        rest, prefix = z, torch.zeros_like(z)
-        result = _Quantised(z, [], [], [], [])
-        for level in range(len(self.residual_sizes)):
-            distances = self.distances(rest, level)
-            last = level == len(self.residual_sizes) - 1
-            codes = balanced_codes(distances) if last and self.config.balance_last_level else distances.argmin(1)
-            quantised = self.codebook(level)[codes]
-            prefix = prefix + quantised
-            result.rests.append(rest)
-            result.codes.append(codes)
-            result.quantised.append(quantised)
-            result.prefixes.append(straight_through(z, prefix))
-            rest = rest - quantised
-        return result
-
-    def _losses(
-        self,
-        u: _Quantised,
-        v: _Quantised,
-        n: _Quantised,
-        heads: nn.ModuleList,
-        pairs: ViewPairs,
-        rows: NDArray[np.int64],
-        other: NDArray[np.int64],
-    ) -> dict[str, Tensor]:
-        config = self.config
-        product = torch.from_numpy(pairs.product[rows])
-        same = product[:, None] == product[None]
-        path = torch.from_numpy(pairs.path[rows])
-        agreement = category = torch.zeros(())
-        # The whole reconstruction must still tell products apart: without this, agreement is bought with recall.
-        contrast = view_contrast(u.prefixes[-1], v.prefixes[-1], same, config.temperature)
-        for level, (weight, head) in enumerate(zip(CONTRAST_LEVELS, heads, strict=False)):
-            contrast = contrast + weight * view_contrast(u.prefixes[level], v.prefixes[level], same, config.temperature)
-            agreement = agreement + weight * code_agreement(
-                self.distances(u.rests[level], level), self.distances(v.rests[level], level), config.temperature
-            )
-            target = path[:, min(level, path.shape[1] - 1)]
-            for view in (u, v):
-                category = category + F.cross_entropy(head(view.prefixes[level]), target) / 2
-        # Without another product of the category the row's own product stands there and must not count.
-        true_negative = torch.from_numpy(pairs.product[rows] != pairs.product[other])
-        margin = product_margin(
-            u.prefixes[-1][true_negative], v.prefixes[-1][true_negative], n.prefixes[-1][true_negative], config.margin
-        )
-        return {
-            "commitment": config.commitment_weight
-            * (commitment(u.rests, u.quantised) + commitment(v.rests, v.quantised)),
-            "contrast": config.contrast_weight * contrast,
-            "agreement": config.agreement_weight * agreement,
-            "margin": config.margin_weight * (margin if true_negative.any() else torch.zeros(())),
-            "category": config.category_weight * category,
-        }
+                    self.loss_curve_.setdefault(f"{name}, level {level + 1}", []).append(value.item())
+        return keys.detach()
 
 
-class _MovingCodebook:
-    """A codebook by exponential moving averages (arXiv 1711.00937, appendix A), with restart of dead codes."""
-
-    def __init__(self, codebook: Tensor) -> None:
-        self.codebook = codebook
-        self.counts = torch.ones(len(codebook))
-        self.sums = codebook.clone()
-
-    def step(self, rest: Tensor, codes: Tensor, decay: float, rng: np.random.Generator) -> int:
-        """Move towards the rows of a batch; returns how many dead codes were restarted from its rows."""
-        means, counts = update(rest, codes, self.codebook)
-        share = counts * (len(self.codebook) / len(rest))
-        self.counts.mul_(decay).add_(share, alpha=1 - decay)
-        self.sums.mul_(decay).add_(means * share[:, None], alpha=1 - decay)
-        self.codebook.copy_(self.sums / self.counts.clamp_min(1e-6)[:, None])
-        dead = (self.counts < 0.02).nonzero().flatten()
-        if len(dead):
-            drawn = torch.from_numpy(rng.integers(0, len(rest), len(dead)))
-            self.codebook[dead] = rest[drawn]
-            self.sums[dead] = rest[drawn]
-            self.counts[dead] = 1.0
-        return len(dead)
+def _distances(x: Tensor, keys: Tensor) -> Tensor:
+    """Squared distances (N, K)."""
+    return x.square().sum(1, keepdim=True) - 2 * x @ keys.T + keys.square().sum(1)
 
 
-class _SameCategory:
-    """Draws, for rows of pairs, a pair of another product of the same leaf category where there is one."""
-
-    def __init__(self, pairs: ViewPairs) -> None:
-        leaf = pairs.path[:, -1]
-        self.product = pairs.product
-        self.leaf = leaf
-        order = np.argsort(leaf, kind="stable")
-        bounds = np.searchsorted(leaf[order], np.arange(int(leaf.max()) + 2))
-        self.order, self.bounds = order, bounds
-
-    def draw(self, rows: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
-        low, high = self.bounds[self.leaf[rows]], self.bounds[self.leaf[rows] + 1]
-        drawn = self.order[low + (rng.random(len(rows)) * (high - low)).astype(np.int64)]
-        again = self.product[drawn] == self.product[rows]
-        second = self.order[low + (rng.random(len(rows)) * (high - low)).astype(np.int64)]
-        return np.where(again, second, drawn)
+@torch.no_grad()
+def _restart(keys: Tensor, taken: Tensor, views: Tensor, rng: np.random.Generator) -> int:
+    """Move keys that nothing took to views drawn at random, and count anew; returns how many."""
+    dead = (taken == 0).nonzero().flatten()
+    keys[dead] = views[torch.from_numpy(rng.integers(0, len(views), len(dead)))]
+    taken.zero_()
+    return len(dead)

@@ -65,15 +65,14 @@ def find_outliers(
 
 
 @torch.inference_mode()
-def mean_projection(
-    quantizer: ResidualQuantizer,
+def mean_vectors(
     view_embedding: NDArray[np.float32],
     view_item: NDArray[np.int64],
     vote: NDArray[np.float32],
 ) -> NDArray[np.float32]:
-    """Means (I, d) of the items' projected views, weighted by their votes; arguments as `assign` takes them."""
+    """Means (I, d) of the items' views, weighted by their votes; arguments as `assign` takes them."""
     views, owner, weight = _voting(view_embedding, view_item, vote)
-    return _weighted_mean(quantizer.project(views), owner, weight, int(view_item[-1]) + 1).numpy()
+    return _weighted_mean(views, owner, weight, int(view_item[-1]) + 1).numpy()
 
 
 def _voting(
@@ -89,7 +88,7 @@ def _voting(
 def _vote(
     quantizer: ResidualQuantizer, views: Tensor, owner: Tensor, weight: Tensor, items: int, voted_levels: int
 ) -> NDArray[np.int16]:
-    rest = quantizer.project(views)
+    rest = views
     residual_levels = len(quantizer.residual_sizes)
     voted_levels = min(voted_levels, residual_levels)
     codes = torch.empty(items, len(quantizer.codebook_sizes), dtype=torch.long)

@@ -23,7 +23,7 @@ from onevision.errors import ArtifactError, OneVisionError
 from onevision.metrics.encoding import encoding_metrics
 from onevision.quantization.residual import ResidualQuantizer
 from onevision.report import ReportTable, StageReport
-from onevision.semantic_ids.assign import mean_projection
+from onevision.semantic_ids.assign import mean_vectors
 from onevision.semantic_ids.capacity import limit_buckets
 from onevision.semantic_ids.config import SemanticIdsConfig
 from onevision.semantic_ids.published import GONE, Published, sid_array, sid_column
@@ -142,9 +142,7 @@ class _ShardViews:
             bounds = np.searchsorted(arrays["view_item"], [own, own + 1])
             for low, high in bounds.T:
                 one = np.zeros(high - low, np.int64)
-                found.append(
-                    mean_projection(self.quantizer, arrays["view_embedding"][low:high], one, arrays["vote"][low:high])
-                )
+                found.append(mean_vectors(arrays["view_embedding"][low:high], one, arrays["vote"][low:high]))
         return np.concatenate(found)
 
 

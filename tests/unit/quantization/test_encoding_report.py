@@ -161,7 +161,7 @@ def test_ablations_take_out_one_loss_each(files):
     data = read(files)
     config = default_config(data, (8, 4))
     ablated = ablated_configs(config)
-    assert "vrq_without_balance" in ablated
+    assert "vrq_closed_form" in ablated
     weights = [name for name in type(config).model_fields if name.endswith("_weight")]
     for name, changed in ablated.items():
         differing = [f for f in type(config).model_fields if getattr(changed, f) != getattr(config, f)]
