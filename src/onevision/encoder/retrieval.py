@@ -40,18 +40,3 @@ def nearest_items(
     if not found:
         return np.zeros((0, k), np.int64), np.zeros((0, k), np.float32)
     return np.concatenate(found), np.concatenate(scores)
-
-
-def instance_recall(
-    query: NDArray[np.float32],
-    query_item: NDArray[np.int64],
-    view_embedding: NDArray[np.float32],
-    view_item: NDArray[np.int64],
-    ks: tuple[int, ...] = (1, 5, 10),
-) -> dict[int, float]:
-    """R@k: share of pictures whose own product (`query_item`, (Q,)) is among the k nearest items."""
-    if len(query) == 0:
-        return {}
-    found, _ = nearest_items(query, view_embedding, view_item, max(ks))
-    hit = found == np.asarray(query_item)[:, None]
-    return {k: float(hit[:, :k].any(1).mean()) for k in ks}

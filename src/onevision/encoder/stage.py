@@ -25,13 +25,15 @@ from onevision.encoder.augmentation import draw_moves, flip_crop
 from onevision.encoder.config import EncoderConfig
 from onevision.encoder.distributed import Group, open_group, share_batch_norm, split_products, split_rows
 from onevision.encoder.lda import fit_lda
+from onevision.encoder.measures import Neighbours, clicked_item_recall, family_recall, own_item_recall
 from onevision.encoder.model import EMBED_BATCH, Embedded, Encoder, EncoderOutput, join, to_arrays
-from onevision.encoder.retrieval import instance_recall
 from onevision.encoder.sampler import Batch, TrainingViews, collect_views
 from onevision.encoder.training import EncoderTraining, LossCurve
 from onevision.errors import OneVisionError
 from onevision.report import Figure, StageReport
 from onevision.reporting.charts import line_chart
+
+ORACLE_ITEMS = "oracle_items.parquet"
 
 
 @dataclass
@@ -92,6 +94,7 @@ def run(*, snapshot: Path, pairs: Path, out: Path, config: EncoderConfig, seed: 
     save_file({"tokens": embedded.tokens}, out / "tokens.safetensors")
     table = pictures.table.select(["image_id", "item_id", "view"]).append_column("split", pa.array(pictures.split))
     pq.write_table(table, out / "images.parquet")
+    queries = pq.read_table(pairs_artifact.file("queries.parquet"))
     report = StageReport(
         "align",
         counts={
@@ -102,7 +105,7 @@ def run(*, snapshot: Path, pairs: Path, out: Path, config: EncoderConfig, seed: 
             "products_trained": len(views.items),
             "products_with_clicked_neighbours": len(views.neighbours),
         },
-        metrics=_retrieval_metrics(embedded.embedding, pictures, set(views.items)),
+        metrics=_measure(embedded.embedding, pictures, set(views.items), queries, shop),
         figures=[_loss_figure(curve)],
     )
     finish_artifact(out, "encoder", parents={"snapshot": shop.artifact, "pairs": pairs_artifact}, counts=report.counts)
@@ -224,21 +227,20 @@ def _known(encoder: Encoder, pictures: Pictures) -> NDArray[np.int64]:
     return encoder.category_rows(pictures.category).numpy()
 
 
-def _retrieval_metrics(embedding: NDArray[np.float32], pictures: Pictures, trained: set[str]) -> dict[str, float]:
-    """R@k of held-out photos among all items of the catalogue, for all and for items never trained on."""
+def _measure(
+    embedding: NDArray[np.float32], pictures: Pictures, trained: set[str], queries: pa.Table, shop: Snapshot
+) -> dict[str, float]:
+    """What held-out photos find; look-alikes only where the snapshot tells which items are (the synthetic shop)."""
     owner = pictures.table["item_id"].to_pylist()
-    items = sorted({o for o, c in zip(owner, pictures.catalogue, strict=True) if c and o is not None})
-    number = {item: n for n, item in enumerate(items)}
-    catalogue = np.array([r for r in np.flatnonzero(pictures.catalogue) if owner[r] is not None])
-    view_item = np.array([number[owner[r]] for r in catalogue])
-    metrics: dict[str, float] = {}
-    for split in ("validation", "test"):
-        rows = np.array([r for r, s in enumerate(pictures.split) if s == split and owner[r] in number], dtype=int)
-        cold = np.array([owner[r] not in trained for r in rows], dtype=bool)
-        for name, chosen in ((split, rows), (f"{split}_cold", rows[cold])):
-            target = np.array([number[owner[r]] for r in chosen])
-            recall = instance_recall(embedding[chosen], target, embedding[catalogue], view_item)
-            metrics |= {f"{name}/r@{k}": value for k, value in recall.items()}
+    held_out = np.flatnonzero(np.isin(pictures.split, ("validation", "test")) & ~pictures.catalogue)
+    neighbours = Neighbours.find(embedding, owner, pictures.catalogue, held_out)
+    image_row = {image: row for row, image in enumerate(pictures.table["image_id"].to_pylist())}
+    metrics = own_item_recall(neighbours, owner, pictures.split, trained)
+    metrics |= clicked_item_recall(neighbours, queries, image_row)
+    if (shop.path / ORACLE_ITEMS).is_file():
+        oracle = pq.read_table(shop.path / ORACLE_ITEMS, columns=["item_id", "family"])
+        family = dict(zip(*(column.to_pylist() for column in oracle.columns), strict=True))
+        metrics |= family_recall(neighbours, owner, pictures.split, family)
     return metrics
 
 

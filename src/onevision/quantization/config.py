@@ -13,7 +13,9 @@ class QuantizationConfig(Section):
     codebook_sizes: tuple[int, ...] = Field((64, 32, 128), min_length=1, description="residual levels, in order")
     opq_subspaces: int = Field(2, ge=0, le=2, description="OPQ codes of the last residual; 0 for none")
     opq_size: int = Field(256, ge=2, le=256, description="codes a sub-space")
-    view_levels: int = Field(2, ge=1, description="first levels that are aligned between views")
+    view_levels: int = Field(
+        2, ge=0, description="first levels that are aligned between views; 0 is residual k-means with OPQ"
+    )
     view_dims: int = Field(48, ge=2, description="directions that they compare in; at most those of the embedding")
     shrinkage: float = Field(0.1, gt=0, le=1, description="of the scatter within products towards the identity")
     kmeans_iterations: int = Field(20, ge=1)

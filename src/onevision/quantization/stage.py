@@ -63,7 +63,7 @@ def run(*, snapshot: Path, pairs: Path, encoder: Path, out: Path, config: Quanti
         raise OneVisionError(
             f"{len(x)} training pictures cannot fill a codebook of {largest} codes: lower quantization.codebook_sizes"
         )
-    if not len(view_pairs.u):
+    if config.view_levels and not len(view_pairs.u):
         raise OneVisionError(f"{pairs}: no two training pictures show one product; VRQ learns from such pairs")
     vrq = VRQ(x.shape[1], config).fit(x, view_pairs, seed=seed)
     baseline = ResidualKMeans(

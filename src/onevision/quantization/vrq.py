@@ -72,12 +72,13 @@ class VRQ(ResidualQuantizer):
 
         Args:
             x: (N, d) embeddings that may be trained on, catalogue and shoppers' pictures together.
-            pairs: rows of `x` that show one product; at least one.
+            pairs: rows of `x` that show one product; at least one where levels are aligned.
         """
         config = self.config
         dims, shrinkage = self.view_dims, config.shrinkage
-        mapping = fit_view_map(x, pairs.u, pairs.v, pairs.product, dims=dims, shrinkage=shrinkage)
-        self.view_map.copy_(torch.from_numpy(mapping))
+        if self.view_levels:
+            mapping = fit_view_map(x, pairs.u, pairs.v, pairs.product, dims=dims, shrinkage=shrinkage)
+            self.view_map.copy_(torch.from_numpy(mapping))
         rest = torch.from_numpy(np.ascontiguousarray(x))
         for level in range(self.view_levels):
             seen = rest @ self.view_map

@@ -7,7 +7,7 @@ import torch
 
 from onevision.encoder.config import EncoderConfig
 from onevision.encoder.model import Encoder
-from onevision.encoder.retrieval import instance_recall, nearest_items
+from onevision.encoder.retrieval import nearest_items
 from onevision.encoder.sampler import batches, collect_views
 from onevision.errors import ArtifactError, OneVisionError
 
@@ -58,10 +58,6 @@ def test_nearest_items_takes_the_best_view_and_breaks_ties_by_number() -> None:
     items, scores = nearest_items(np.eye(4, dtype=np.float32)[[1, 2]], views, owner, 3)
     assert items.tolist() == [[1, 0, 2], [0, 2, 1]]
     assert scores[1].tolist() == [1, 1, 0]
-    assert instance_recall(np.eye(4, dtype=np.float32)[[1, 2]], np.array([1, 2]), views, owner, (1, 2)) == {
-        1: 0.5,
-        2: 1.0,
-    }
 
 
 def table(rows: list[tuple[str, str | None, str]]) -> pa.Table:
