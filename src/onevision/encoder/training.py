@@ -83,7 +83,7 @@ class EncoderTraining:
             self.optimizer,
             [g["lr"] for g in self.optimizer.param_groups],
             total_steps=config.steps + 1,
-            pct_start=min(0.1, 20 / config.steps),
+            pct_start=max(min(0.1, 20 / config.steps), 1.5 / (config.steps + 1)),  # a rise of half a step at least
             cycle_momentum=False,
         )
         self.curve = LossCurve()
