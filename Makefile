@@ -30,10 +30,10 @@ smoke: setup ## every stage, very small (about two minutes on one core)
 	$(BIN)/onevision run full-training --recipe smoke
 
 test: setup ## all tests
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 test-fast: setup ## tests without whole pipelines
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -n 2 --dist loadfile -m "not slow"
 
 lint: setup ## style, formatting and types
 	$(BIN)/ruff check

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -60,3 +61,9 @@ def test_every_relative_link_leads_somewhere(page: Path) -> None:
 def test_a_command_that_does_not_exist_would_be_noticed() -> None:
     with pytest.raises(Exception, match="No such"):
         parse(["pair", "--nonsense", "x"])
+
+
+def test_make_help_lists_every_target() -> None:
+    listed = subprocess.run(["make", "help"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    phony = next(line for line in (ROOT / "Makefile").read_text().splitlines() if line.startswith(".PHONY:"))
+    assert [line.split()[0] for line in listed.splitlines()] == phony.split()[1:]
