@@ -294,12 +294,17 @@ def compare(
     """Show what differs between two runs: figures, and the values of their recipes."""
     from rich.console import Console
 
+    from onevision.evaluation.between_runs import RANKS, paired_differences
     from onevision.runs import Run
-    from onevision.summary import HEADLINE, comparison_table, recipe_changes
+    from onevision.summary import HEADLINE, comparison_table, recipe_changes, table_of
 
     old, new = Run.open(before), Run.open(after)
     print("\n".join(recipe_changes(old.settings.values, new.settings.values)) or "the same recipe values")
     Console().print(comparison_table(old.metrics(), new.metrics(), metrics or HEADLINE))
+    evaluations = [run.artifact("evaluate") for run in (old, new)]
+    differences = paired_differences(*evaluations) if all((f / RANKS).exists() for f in evaluations) else None
+    if differences is not None:
+        Console().print(table_of(differences))
 
 
 @recipes_app.command("list")

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from onevision.artifacts import Artifact
 from onevision.publishing.headline import METRICS, read_headline
-from onevision.report import StageReport
+from onevision.report import ReportTable, StageReport
 
 HEADLINE = tuple(
     f"{system}/{metric}" for system in ("dense", "cascade", "generator_*") for metric in ("hr@10", "mrr@10")
@@ -35,15 +35,17 @@ def stage_table(reports: Sequence[StageReport]) -> Table:
 
 def report_tables(report: StageReport) -> list[Table]:
     """The tables of a report that have rows."""
-    tables = []
-    for source in (table for table in report.tables if table.rows):
-        table = Table(box=box.SIMPLE_HEAD, title=source.title, title_justify="left", caption=source.caption or None)
-        for number, column in enumerate(source.columns):
-            table.add_column(column, justify="right" if number else "left", overflow="fold")
-        for row in source.rows:
-            table.add_row(*(_cell(value) for value in row))
-        tables.append(table)
-    return tables
+    return [table_of(table) for table in report.tables if table.rows]
+
+
+def table_of(source: ReportTable) -> Table:
+    """A table of a report, for the terminal."""
+    table = Table(box=box.SIMPLE_HEAD, title=source.title, title_justify="left", caption=source.caption or None)
+    for number, column in enumerate(source.columns):
+        table.add_column(column, justify="right" if number else "left", overflow="fold")
+    for row in source.rows:
+        table.add_row(*(_cell(value) for value in row))
+    return table
 
 
 def _cell(value: Any) -> str:

@@ -52,6 +52,9 @@ GROUPS: dict[str, dict[str, str]] = {
         "align/r@<k>": "share of them whose own product is among the k nearest items (dense, best view)",
         "align/cold_queries": "those of products that entered at or after the end of training",
         "align/cold_r@<k>": "the same share over these",
+        "align/<split>/r@<k>": "the same by stage `align`; `<split>_cold` for items never trained on",
+        "align/<split>/clicked_r@<k>": "share of searches whose first clicked item is among the k nearest to the photo",
+        "align/<split>/family_r@10": "synthetic shop: share of look-alikes among the 10 nearest to a photo",
     },
     "Semantic codes, from the quantizer": {
         "<quantizer>/icr": "independent coding rate: items that are alone on their semantic ID / items",
