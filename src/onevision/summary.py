@@ -67,9 +67,9 @@ def systems_table(evaluation: Artifact) -> Table:
 def comparison_table(before: Mapping[str, float], after: Mapping[str, float], patterns: Sequence[str]) -> Table:
     """Metrics of two runs whose names match a pattern (`*` stands for anything), and their difference."""
     table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("metric", no_wrap=True)
+    table.add_column("metric", overflow="fold")
     for heading in ("before", "after", "difference"):
-        table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column(heading, justify="right", min_width=10, no_wrap=True)
     for name in before:
         if name in after and any(fnmatchcase(name, pattern) for pattern in patterns):
             difference = after[name] - before[name]
