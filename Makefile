@@ -51,7 +51,7 @@ compile: setup ## compile the pipelines and the components' tables
 bench: setup ## every benchmark, each printing a ratio against a named peer
 	@for file in benchmarks/[a-z]*.py; do echo "== $$file"; $(BIN)/python "$$file"; done
 
-bench-pairing: setup ## a click log of 20 million events on DuckDB beside pandas (about ten minutes, 8 GB)
+bench-pairing: setup ## a click log of 20 million events on DuckDB beside pandas (ten minutes, 5 GB)
 	$(BIN)/python benchmarks/bench_pairing.py --out docs/results/pairing.json
 
 bench-quantizer: setup ## residual k-means against faiss: CPU seconds, error, share of the matrix rate, memory

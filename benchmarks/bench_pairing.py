@@ -4,8 +4,8 @@ Run: python benchmarks/bench_pairing.py [--events 20000000] [--items 100000] [--
 
 What is paired: the log is cleaned of bots, photos are paired with the views of items that were acted on, items with
 items clicked in one visit, and each item keeps its strongest co-clicks. Both sides read the Parquet files, compute and
-write the pairs, which must be equal. At its full size it takes about ten minutes on two cores, 8 GB of memory (for
-pandas) and 2 GB of disk.
+write the pairs, which must be equal. At its full size it takes five to fifteen minutes, by what else the machine
+does, 5 GB of memory (for pandas) and 2 GB of disk.
 """
 
 import argparse
