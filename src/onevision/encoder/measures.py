@@ -82,9 +82,10 @@ def clicked_item_recall(neighbours: Neighbours, queries: pa.Table, image_row: di
         found = [
             (image_row[query["image_id"]], query["clicked"][0])
             for query in queries.select(["image_id", "split", "clicked"]).to_pylist()
-            if query["split"] == name and query["clicked"] and query["clicked"][0] in neighbours.number
+            # before shards embed, only training pictures are there
+            if query["split"] == name and query["image_id"] in image_row and query["clicked"]
         ]
-        found = [(row, item) for row, item in found if row in neighbours.row]
+        found = [(row, item) for row, item in found if row in neighbours.row and item in neighbours.number]
         if found:
             rank = neighbours.rank([row for row, _ in found], [item for _, item in found])
             metrics |= {f"{name}/clicked_r@{k}": float((rank < k).mean()) for k in CLICKED_CUTOFFS}
