@@ -18,6 +18,7 @@ import typer
 
 from onevision.errors import MissingDependencyError, OneVisionError
 from onevision.processes import process_rank
+from onevision.publishing.commands import champion_app, rollback
 from onevision.semantic_ids.commands import ids_app
 from onevision.stages import SHARD_STAGES, STAGES, Stage
 
@@ -39,6 +40,8 @@ app.add_typer(run_app, name="run")
 app.add_typer(snapshot_app, name="snapshot")
 app.add_typer(recipes_app, name="recipes")
 app.add_typer(ids_app, name="ids")
+app.add_typer(champion_app, name="champion")
+app.command("rollback", rich_help_panel="Use")(rollback)
 
 Out = Annotated[Path, typer.Option("--out", help="folder of the artifact; an earlier artifact there is replaced")]
 RecipeName = Annotated[str, typer.Option("--recipe", "-r", help="packaged recipe, or path of a .yaml file")]

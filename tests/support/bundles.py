@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from onevision.artifacts import Artifact, finish_artifact, open_artifact, start_artifact, write_json
 from onevision.data.snapshot import Snapshot
+from onevision.publishing import history, retention
 from onevision.publishing.config import PublishingConfig
 from onevision.publishing.stage import run
 from onevision.report import StageReport
@@ -75,11 +78,29 @@ class Shop:
             path, "evaluation", parents=parents, extra={"beam_width": 64, "bootstrap_samples": 100, "seed": 7}
         )
 
-    def publish(self, inputs: dict[str, Path], store: Path | str | None = None, out: str = "bundle") -> StageReport:
+    def publish(
+        self,
+        inputs: dict[str, Path],
+        store: Path | str | None = None,
+        out: str = "bundle",
+        config: PublishingConfig | None = None,
+    ) -> StageReport:
         return run(
             **inputs,
             out=self.root / out,
-            config=PublishingConfig(),
+            config=config or PublishingConfig(),
             seed=7,
             store=str(store) if store else None,
         )
+
+
+class Days:
+    """A clock that a test moves by days."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.today = datetime(2026, 1, 1, 3, tzinfo=UTC)
+        for module in (history, retention):
+            monkeypatch.setattr(module, "now", lambda: self.today)
+
+    def pass_by(self, days: float) -> None:
+        self.today += timedelta(days=days)

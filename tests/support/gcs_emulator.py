@@ -2,7 +2,8 @@
 
 Buckets, uploads (media, multipart, resumable), downloads with ranges and checksums, listing by pages, deletion, and
 generation preconditions, which `gcp-storage-emulator` lacks. Use it as a context manager; while it is open,
-`STORAGE_EMULATOR_HOST` names it.
+`STORAGE_EMULATOR_HOST` names it. Faults are injected at four places, on the wire: before a request is served, in the
+bytes that arrive, in the bytes that leave, and after it was served.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import threading
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -22,6 +24,10 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import google_crc32c
 
 HOST_VARIABLE = "STORAGE_EMULATOR_HOST"
+
+
+class Dropped(Exception):  # noqa: N818 (what the client sees)
+    """The connection is closed without an answer."""
 
 
 class ApiError(Exception):
@@ -36,6 +42,7 @@ class StoredObject:
     generation: int
     metadata: dict[str, str] = field(default_factory=dict)
     content_type: str = "application/octet-stream"
+    updated: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     @property
     def crc32c(self) -> str:
@@ -48,6 +55,11 @@ class ResumableUpload:
     resource: dict[str, Any]
     query: dict[str, str]
     data: bytearray = field(default_factory=bytearray)
+    finished: dict[str, Any] | None = None
+
+
+def _nothing(method: str, path: str) -> None:
+    pass
 
 
 class GcsEmulator:
@@ -56,13 +68,19 @@ class GcsEmulator:
     Attributes:
         calls: every request for objects so far, as `(method, path)`.
         intercept: called with `(method, path)` before such a request is served; an `ApiError` from it is the answer.
+        after: likewise, when it has been served and its answer is not yet sent.
+        receive: what arrives of the bytes of an upload, or of a chunk of one; what is left out is lost.
+        send: what leaves of the bytes of a download; if they are fewer, the connection is closed behind them.
     """
 
     def __init__(self, *buckets: str) -> None:
         self.buckets: dict[str, dict[str, StoredObject]] = {name: {} for name in buckets}
         self.uploads: dict[str, ResumableUpload] = {}
         self.calls: list[tuple[str, str]] = []
-        self.intercept: Callable[[str, str], None] | None = None
+        self.intercept: Callable[[str, str], None] = _nothing
+        self.after: Callable[[str, str], None] = _nothing
+        self.receive: Callable[[bytes], bytes] = bytes
+        self.send: Callable[[bytes], bytes] = bytes
         self.lock = threading.RLock()
         self._generation = 1_700_000_000_000_000
         emulator = self
@@ -112,7 +130,7 @@ class GcsEmulator:
             data, self._generation, resource.get("metadata") or {}, resource.get("contentType") or "text/plain"
         )
         if resource.get("crc32c", stored.crc32c) != stored.crc32c:
-            raise ApiError(400, "Provided CRC32C does not match the calculated one.")
+            raise ApiError(400, f"Provided CRC32C {resource['crc32c']!r} doesn't match calculated {stored.crc32c!r}.")
         self.buckets[bucket][name] = stored
         return self.describe(bucket, name)
 
@@ -128,6 +146,7 @@ class GcsEmulator:
             "crc32c": stored.crc32c,
             "contentType": stored.content_type,
             "metadata": stored.metadata,
+            "updated": stored.updated.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
         }
 
     def listing(self, bucket: str, query: dict[str, str]) -> dict[str, Any]:
@@ -141,6 +160,7 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True  # else each small answer waits 40 ms
     state: GcsEmulator
+    _counted = False
 
     def log_message(self, *args: object) -> None:
         pass
@@ -156,11 +176,15 @@ class _Handler(BaseHTTPRequestHandler):
             self.state.calls.append((self.command, parts.path))
         try:
             with self.state.lock:
-                if counted and self.state.intercept is not None:
+                if counted:
                     self.state.intercept(self.command, parts.path)
+                self._counted = counted
                 self._route(parts.path, query, body)
         except ApiError as error:
+            self._counted = False
             self._json({"error": {"code": error.status, "message": str(error), "errors": []}}, error.status)
+        except Dropped:
+            self.close_connection = True
 
     do_GET = do_POST = do_PUT = do_DELETE = _serve  # noqa: N815 (names that http.server looks up)
 
@@ -218,18 +242,23 @@ class _Handler(BaseHTTPRequestHandler):
             first, second = body.split(b"--" + boundary[1].encode())[1:3]
             resource = json.loads(first.partition(b"\r\n\r\n")[2])
             body = second.partition(b"\r\n\r\n")[2].removesuffix(b"\r\n")
-        return self._json(self.state.put(bucket, resource, query, body))
+        return self._json(self.state.put(bucket, resource, query, self.state.receive(body)))
 
     def _resume(self, key: str, body: bytes) -> None:
         upload = self.state.uploads[key]
+        if upload.finished is not None:
+            return self._json(upload.finished)
         span = re.fullmatch(r"bytes (?:(\d+)-(\d+)|\*)/(\d+|\*)", self.headers.get("Content-Range", ""))
-        if span is None or span[1] is None or int(span[1]) == len(upload.data):
-            upload.data += body
+        offset = int(span[1]) if span is not None and span[1] is not None else len(upload.data)
+        if offset <= len(upload.data):
+            # bytes that were kept before are not taken again
+            upload.data += self.state.receive(body)[len(upload.data) - offset :]
         total = None if span is None or span[3] == "*" else int(span[3])
         if span is not None and (total is None or len(upload.data) < total):
             held = {"Range": f"bytes=0-{len(upload.data) - 1}"} if upload.data else {}
             return self._answer(308, b"", held)
-        return self._json(self.state.put(upload.bucket, upload.resource, upload.query, bytes(upload.data)))
+        upload.finished = self.state.put(upload.bucket, upload.resource, upload.query, bytes(upload.data))
+        return self._json(upload.finished)
 
     def _media(self, bucket: str, name: str) -> None:
         stored = self.state.object(bucket, name)
@@ -237,19 +266,27 @@ class _Handler(BaseHTTPRequestHandler):
         headers["Content-Type"] = stored.content_type
         span = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         if span is None:
-            return self._answer(200, stored.data, headers)
+            return self._answer(200, stored.data, headers, self.state.send(stored.data))
         start, stop = int(span[1]), min(int(span[2] or len(stored.data) - 1) + 1, len(stored.data))
         headers["Content-Range"] = f"bytes {start}-{stop - 1}/{len(stored.data)}"
-        return self._answer(206, stored.data[start:stop], headers)
+        part = stored.data[start:stop]
+        return self._answer(206, part, headers, self.state.send(part))
 
     def _json(self, value: dict[str, Any], status: int = 200) -> None:
         self._answer(status, json.dumps(value).encode(), {"Content-Type": "application/json; charset=UTF-8"})
 
-    def _answer(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
+    def _answer(
+        self, status: int, body: bytes, headers: dict[str, str] | None = None, sent: bytes | None = None
+    ) -> None:
+        if self._counted:
+            self.state.after(self.command, self.path)
         self.send_response(status)
         for key, value in (headers or {}).items():
             self.send_header(key, value)
         if status != 204:
             self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body)
+        sent = body if sent is None else sent
+        self.wfile.write(sent)
+        if len(sent) < len(body):
+            raise Dropped

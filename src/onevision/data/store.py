@@ -1,23 +1,27 @@
 """Stores: artifacts and the champion pointer on a local path or at `gs://bucket/prefix`, behind one small interface.
 
-An artifact is sent file by file and its manifest last, so that a reader of a half-sent one finds no manifest.
+An artifact is sent file by file, each verified by its CRC32C and never replaced, and its manifest last: a reader of a
+half-sent one finds no manifest, and what a manifest names is there.
 A pointer is one small JSON object that is replaced only by who knows its current version: of two publishers who
 race, exactly one wins and the other is told so.
 """
 
 from __future__ import annotations
 
-import fcntl
+import base64
 import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
+import google_crc32c
 from tqdm import tqdm
 
 from onevision.artifacts import MANIFEST, REPORTS, Artifact, open_artifact
@@ -37,6 +41,23 @@ class PointerConflict(StoreError):  # noqa: N818 (it is no fault: somebody else 
     """The object changed since it was read; read it again and decide anew."""
 
 
+@dataclass(frozen=True)
+class StoredObject:
+    """What a listing says of an object.
+
+    Attributes:
+        name: relative to the store's root.
+        bytes: its size.
+        updated: when it was written (UTC).
+        checksum: gives its CRC32C as base64, as `crc32c` does of a file.
+    """
+
+    name: str
+    bytes: int
+    updated: datetime
+    checksum: Callable[[], str]
+
+
 class Store(Protocol):
     """Objects under one root, by relative name (`/` between the parts)."""
 
@@ -49,10 +70,25 @@ class Store(Protocol):
         """Replace an object of version `expected` (0: it must not be there); its new version, or `PointerConflict`."""
 
     def send_file(self, path: Path, name: str) -> None:
-        """Copy a local file into the store, checksummed on the way."""
+        """Copy a local file into the store and verify it there; `PointerConflict` if other bytes have the name."""
 
     def fetch_file(self, name: str, path: Path) -> bool:
-        """Copy an object to a local file, checksummed on the way; False if it is not there."""
+        """Copy an object to a local file, verified by its checksum; False if it is not there."""
+
+    def objects(self) -> list[StoredObject]:
+        """Every object, by name."""
+
+    def delete(self, name: str) -> None:
+        """Remove an object; nothing happens if it is not there."""
+
+
+def crc32c(path: Path) -> str:
+    """CRC32C of a file's bytes (RFC 4960, appendix B) as Cloud Storage writes it: base64, highest byte first."""
+    checksum = google_crc32c.Checksum()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            checksum.update(block)
+    return base64.b64encode(checksum.digest()).decode()
 
 
 def is_remote(uri: str | Path) -> bool:
@@ -74,107 +110,57 @@ def open_store(root: str | Path) -> Store:
         return GcsStore(text)
     if "://" in text:
         raise StoreError(f"{text}: write a location as a local path or gs://bucket/prefix")
+    from onevision.data.local_store import LocalStore
+
     return LocalStore(Path(text))
-
-
-class LocalStore:
-    """A folder as a store. Versions are counted in `.<name>.version`, which is also the lock file."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.root = str(folder)
-
-    def read(self, name: str) -> tuple[bytes | None, int]:
-        """See `Store.read`."""
-        path = self.folder / name
-        try:
-            with self._version_file(path).open("rb") as lock:
-                fcntl.flock(lock, fcntl.LOCK_SH)
-                version = int(lock.read() or 1)
-                return path.read_bytes(), version
-        except FileNotFoundError:
-            # never replaced yet: a first version has no version file
-            return (path.read_bytes(), 1) if path.is_file() else (None, ABSENT)
-
-    def write_if_generation(self, name: str, data: bytes, expected: int) -> int:
-        """See `Store.write_if_generation`."""
-        path = self.folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = _write_durably(path, data)
-        try:
-            return self._create(path, temporary) if expected == ABSENT else self._replace(path, temporary, expected)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-    def _create(self, path: Path, temporary: Path) -> int:
-        try:
-            os.link(temporary, path)  # fails if somebody else has made it, without a lock
-        except FileExistsError:
-            raise PointerConflict(f"{path}: is there already, it was expected not to be") from None
-        return 1
-
-    def _replace(self, path: Path, temporary: Path, expected: int) -> int:
-        with self._version_file(path).open("a+b") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            lock.seek(0)
-            version = int(lock.read() or 1) if path.is_file() else ABSENT
-            if version != expected:
-                raise PointerConflict(f"{path}: is at version {version}, expected {expected}; somebody else changed it")
-            # the count goes first: a crash in between only makes readers of the old version read again
-            lock.truncate(0)
-            lock.write(str(version + 1).encode())
-            lock.flush()
-            os.fsync(lock.fileno())
-            temporary.replace(path)
-            return version + 1
-
-    def send_file(self, path: Path, name: str) -> None:
-        """See `Store.send_file`."""
-        target = self.folder / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-        shutil.copyfile(path, temporary)
-        temporary.replace(target)
-
-    def fetch_file(self, name: str, path: Path) -> bool:
-        """See `Store.fetch_file`."""
-        source = self.folder / name
-        if not source.is_file():
-            return False
-        shutil.copyfile(source, path)
-        return True
-
-    @staticmethod
-    def _version_file(path: Path) -> Path:
-        return path.with_name(f".{path.name}.version")
 
 
 def upload(local: Path, uri: str | Path) -> Artifact:
     """Copy a finished artifact to a local path or `gs://bucket/prefix`: its files, then its manifest.
 
-    Sending the same artifact again does nothing; a killed upload is finished by sending it again.
+    What is there already is not sent again, so a killed upload is finished by sending it again. Reports are no part of
+    an artifact's identity: those sent first stay.
 
     Returns:
         the local artifact, verified before the first byte was sent.
 
     Raises:
-        ArtifactError: the local artifact is half-written or altered, or another one is there already.
+        ArtifactError: the local artifact is half-written or altered, or another one is there or on its way.
         StoreError: credentials, bucket or folder are missing.
     """
     artifact = open_artifact(local)
     store = open_store(uri)
     manifest = (local / MANIFEST).read_bytes()
-    present, _ = store.read(MANIFEST)
-    if present is None:
-        reports = [name for name in REPORTS if (local / name).is_file()]
-        _transfer("upload", [*_file_names(manifest, local), *reports], lambda name: store.send_file(local / name, name))
-        try:
-            store.write_if_generation(MANIFEST, manifest, ABSENT)
-        except PointerConflict:
-            present, _ = store.read(MANIFEST)
-    if present is not None and present != manifest:
+    if not _is_free(store, manifest):
         raise ArtifactError(f"{uri}: holds another artifact; finished artifacts are not overwritten, choose a new name")
+    present = {found.name: found for found in store.objects()}
+
+    def send(name: str) -> None:
+        if name in present and (name in REPORTS or present[name].checksum() == crc32c(local / name)):
+            return
+        try:
+            store.send_file(local / name, name)
+        except PointerConflict as conflict:
+            if name not in REPORTS:
+                raise ArtifactError(
+                    f"{conflict}; another artifact is being sent to {uri}, or its upload was killed. Choose a new "
+                    "name, or delete what is there"
+                ) from None
+
+    reports = {name: (local / name).stat().st_size for name in REPORTS if (local / name).is_file()}
+    _transfer("upload", {**_file_sizes(manifest, local), **reports}, send)
+    try:
+        if MANIFEST not in present:
+            store.write_if_generation(MANIFEST, manifest, ABSENT)
+    except PointerConflict:
+        if not _is_free(store, manifest):
+            raise ArtifactError(f"{uri}: another artifact was sent there meanwhile; choose a new name") from None
     return artifact
+
+
+def _is_free(store: Store, manifest: bytes) -> bool:
+    present, _ = store.read(MANIFEST)
+    return present in (None, manifest)
 
 
 def download(uri: str | Path, local: Path) -> Artifact:
@@ -195,13 +181,13 @@ def download(uri: str | Path, local: Path) -> Artifact:
         return open_artifact(local)
     if local.is_file() or (local.is_dir() and any(local.iterdir())):
         raise ArtifactError(f"{local}: is not empty; download to a new folder")
-    names = _file_names(manifest, uri)
+    sizes = _file_sizes(manifest, uri) | dict.fromkeys(REPORTS, 0)
     local.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{local.name}.", dir=local.parent))
     try:
-        for name in (*names, *REPORTS):
+        for name in sizes:
             (partial / name).parent.mkdir(parents=True, exist_ok=True)
-        found = _transfer("download", [*names, *REPORTS], lambda name: store.fetch_file(name, partial / name))
+        found = _transfer("download", sizes, lambda name: store.fetch_file(name, partial / name))
         missing = [name for name, there in found.items() if not there and name not in REPORTS]
         if missing:
             raise ArtifactError(f"{join(uri, missing[0])}: named in the manifest but missing")
@@ -264,29 +250,26 @@ def swap_pointer(root: str | Path, value: dict[str, Any], expected_version: int)
     return open_store(root).write_if_generation(POINTER, data, expected_version)
 
 
-def _file_names(manifest: bytes, place: str | Path) -> list[str]:
+def _file_sizes(manifest: bytes, place: str | Path) -> dict[str, int]:
     try:
-        names = list(json.loads(manifest)["files"])
-    except (ValueError, KeyError, TypeError) as error:
+        sizes = {name: int(entry["bytes"]) for name, entry in json.loads(manifest)["files"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ArtifactError(f"{join(place, MANIFEST)}: not an artifact manifest ({error!r})") from None
-    for name in names:
+    for name in sizes:
         path = PurePosixPath(name)
         if path.is_absolute() or not path.parts or ".." in path.parts:
             raise ArtifactError(f"{join(place, MANIFEST)}: names the file {name!r}, which is outside its folder")
-    return names
+    return sizes
 
 
-def _transfer(label: str, names: list[str], one: Callable[[str], Any]) -> dict[str, Any]:
-    with ThreadPoolExecutor(_TRANSFERS) as pool:
-        results = tqdm(pool.map(one, names), desc=label, total=len(names), unit="file", disable=None)
-        return dict(zip(names, results, strict=True))
-
-
-def _write_durably(path: Path, data: bytes) -> Path:
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    with os.fdopen(descriptor, "wb") as stream:
-        os.fchmod(descriptor, 0o644)
-        stream.write(data)
-        stream.flush()
-        os.fsync(descriptor)
-    return Path(name)
+def _transfer(label: str, sizes: Mapping[str, int], one: Callable[[str], Any]) -> dict[str, Any]:
+    """Results of `one(name)`, several at a time, with a progress bar in bytes; the first error ends the work."""
+    found = {}
+    with (
+        ThreadPoolExecutor(_TRANSFERS) as pool,
+        tqdm(desc=label, total=sum(sizes.values()), unit="B", unit_scale=True, disable=None) as bar,
+    ):
+        for name, result in zip(sizes, pool.map(one, sizes), strict=True):
+            found[name] = result
+            bar.update(sizes[name])
+    return found

@@ -57,9 +57,9 @@ def model_card(
         "## Limits",
         "\n".join(f"- {limit}" for limit in limits),
         "## Rolling back",
-        "A bundle store keeps every bundle; `champion.json` names the one that is served and the one before it. "
-        "`onevision.publishing.promotion.roll_back(store)` points it at the one before, "
-        "`roll_back(store, identity)` at any other, in one step; servers take it at their next look at the pointer.",
+        "`champion.json` in a bundle store names the bundle that is served and the one before it. `onevision rollback "
+        "--store STORE` serves the one before again, `--to BUNDLE` any other that the store still keeps, in one step; "
+        "`onevision champion history --store STORE` tells which there were.",
     ]
     return "\n\n".join(sections) + "\n"
 

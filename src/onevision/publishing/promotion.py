@@ -1,7 +1,8 @@
 """A bundle store and its champion: `bundles/<identity>/` and the pointer `champion.json`.
 
 The order makes a killed publish harmless: a bundle's files, then its manifest, then the pointer in one step. Whatever
-is cut off, the pointer names a whole bundle; running again does what is left.
+is cut off, the pointer names a whole bundle; running again does what is left. The pointer also tells the champions
+before (`history.py`) and the bundles that are being removed (`retention.py`).
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from onevision.artifacts import MANIFEST, Artifact
-from onevision.data.store import join, open_store, read_pointer, swap_pointer, upload
+from onevision.data.store import PointerConflict, join, open_store, read_pointer, swap_pointer, upload
 from onevision.errors import ArtifactError
 from onevision.publishing.bundle import DECISION, METRICS
+from onevision.publishing.history import HISTORY, How, extended
 
 BUNDLES = "bundles"
+RETIRING = "retiring"
 
 
 @dataclass(frozen=True)
@@ -77,10 +80,11 @@ def promote(store: str, bundle: Artifact, champion: Champion | None, version: in
 
     Raises:
         PointerConflict: somebody else promoted since; decide again.
+        ArtifactError: the same bundle was uploaded long ago and is being removed.
     """
     if champion is not None and champion.identity == bundle.identity:
         return False
-    _point(store, bundle.identity, bundle.generation, champion.identity if champion else None, version)
+    _point(store, bundle.identity, bundle.generation, version, "promoted")
     return True
 
 
@@ -89,6 +93,7 @@ def roll_back(store: str, identity: str | None = None) -> str:
 
     Raises:
         ArtifactError: there is no champion, none before it, or the bundle is not whole.
+        PointerConflict: somebody else changed the champion meanwhile; look again.
     """
     pointer, version = read_pointer(store)
     if pointer is None:
@@ -97,19 +102,39 @@ def roll_back(store: str, identity: str | None = None) -> str:
     if not isinstance(target, str):
         raise ArtifactError(f"{store}: its champion {pointer.get('bundle')} was the first; name a bundle to serve")
     manifest = _read_manifest(store, target)
+    _require_whole(store, target, manifest)
     if target != pointer.get("bundle"):
-        _point(store, target, manifest["generation"], pointer.get("bundle"), version)
+        _point(store, target, manifest["generation"], version, "rolled back")
     return target
 
 
-def _point(store: str, identity: str, generation: str | None, previous: str | None, version: int) -> None:
+def _point(store: str, identity: str, generation: str | None, version: int, how: How) -> None:
+    pointer, found = read_pointer(store)
+    if found != version:
+        raise PointerConflict(f"{store}: champion.json is at version {found}, expected {version}; somebody changed it")
+    retiring = pointer.get(RETIRING, []) if pointer else []
+    if identity in retiring:
+        raise ArtifactError(f"{store}: bundle {identity} is being removed from the store; publish it again later")
     value = {
         "bundle": identity,
         "path": f"{BUNDLES}/{identity}",
         "generation": generation,
-        "previous": previous,
+        "previous": pointer.get("bundle") if pointer else None,
+        RETIRING: retiring,
+        HISTORY: extended(pointer, identity, how),
     }
     swap_pointer(store, value, version)
+
+
+def _require_whole(store: str, identity: str, manifest: dict[str, Any]) -> None:
+    place = join(store, BUNDLES, identity)
+    sizes = {found.name: found.bytes for found in open_store(place).objects()}
+    for name, entry in manifest["files"].items():
+        if sizes.get(name) != entry["bytes"]:
+            raise ArtifactError(
+                f"{join(place, name)}: {sizes.get(name, 'no')} bytes there, the manifest says {entry['bytes']}; "
+                "the store holds no whole bundle"
+            )
 
 
 def _read_manifest(store: str, identity: str) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 The served generator is the aligned one: where alignment failed its own gate, that artifact holds its parent's weights.
 Without a store the bundle is only assembled. With one it is uploaded in any case, with its decision, and the pointer
-moves only if the gate says so.
+moves only if the gate says so; then bundles leave that the policy no longer keeps.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from onevision.publishing.config import PublishingConfig
 from onevision.publishing.headline import Headline, read_headline
 from onevision.publishing.model_card import model_card
 from onevision.publishing.promotion import Champion, promote, read_champion, upload_bundle
+from onevision.publishing.retention import retire
 from onevision.report import ReportTable, StageReport
 
 _KINDS = {
@@ -104,11 +105,12 @@ def run(
     champion, version = read_champion(store) if store else (None, 0)
     decision = _decide(challenger, champion, config)
     bundle = _assemble(challenger, decision, out, seed)
-    changed = False
+    changed, retired = False, 0
     if store:
         upload_bundle(out, store, bundle.identity)
         changed = decision["promote"] and promote(store, bundle, champion, version)
-    return _report(bundle, decision, champion, changed, store)
+        retired = len(retire(store, config))
+    return _report(bundle, decision, champion, changed, retired, store)
 
 
 def _open_challenger(snapshot: Path, paths: Mapping[str, Path]) -> Challenger:
@@ -129,7 +131,7 @@ def _open_challenger(snapshot: Path, paths: Mapping[str, Path]) -> Challenger:
 
 def _decide(challenger: Challenger, champion: Champion | None, config: PublishingConfig) -> dict[str, Any]:
     """The decision as plain values; a champion made of the same artifacts under the same rules keeps its own."""
-    rules = config.model_dump(mode="json")
+    rules = config.rules
     if champion is not None and champion.parents == challenger.identities and champion.decision.get("config") == rules:
         return champion.decision
     held, note = None, ""
@@ -183,7 +185,12 @@ def _assemble(challenger: Challenger, decision: dict[str, Any], out: Path, seed:
 
 
 def _report(
-    bundle: Artifact, decision: dict[str, Any], champion: Champion | None, changed: bool, store: str | None
+    bundle: Artifact,
+    decision: dict[str, Any],
+    champion: Champion | None,
+    changed: bool,
+    retired: int,
+    store: str | None,
 ) -> StageReport:
     files = [file for file in bundle.path.rglob("*") if file.is_file()]
     failed = [rule["sentence"] for rule in decision["rules"] if not rule["passed"]]
@@ -204,6 +211,7 @@ def _report(
             "rules_failed": len(failed),
             "promoted": int(decision["promote"]),
             "champion_changed": int(changed),
+            "bundles_retired": retired,
         },
         warnings=[*failed, *([decision["note"]] if decision["note"] else [])],
         tables=[ReportTable(f"Gate: {verdict}", ["rule", "value", "bound", "verdict"], rows, where)],

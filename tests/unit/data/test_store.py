@@ -122,6 +122,7 @@ def test_a_file_changed_in_the_store_is_refused(root: str, artifact: Path, tmp_p
     upload(artifact, root)
     altered = tmp_path / "altered"
     altered.write_bytes(b"\r\n--boundarx\r\n" * 9)
+    open_store(root).delete("a.bin")
     open_store(root).send_file(altered, "a.bin")
     with pytest.raises(ArtifactError, match=r"a\.bin: its checksum differs"):
         download(root, tmp_path / "got")
@@ -178,7 +179,7 @@ def test_a_killed_upload_is_unfinished_wherever_it_is_killed_and_can_be_finished
         gcs.intercept = kill
         with pytest.raises(StoreError):
             upload(artifact, uri)
-        gcs.intercept = None
+        gcs.intercept = lambda method, path: None
         with pytest.raises(ArtifactError, match=r"no manifest\.json"):
             download(uri, tmp_path / "half")
         upload(artifact, uri)

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 from support.bundles import Shop
+from support.flaky_store import Flaky, KilledError
 from support.gcs_emulator import GcsEmulator
 
 from onevision.artifacts import open_artifact, read_json
 from onevision.data import store as store_module
 from onevision.data.store import PointerConflict, download, read_pointer, swap_pointer
 from onevision.errors import ArtifactError
-from onevision.publishing import promotion
+from onevision.publishing import history, promotion
 from onevision.publishing.bundle import open_bundle
 from onevision.publishing.promotion import read_champion, roll_back
 
@@ -134,64 +135,28 @@ def test_roll_back_serves_the_bundle_before_and_then_the_one_named(shop: Shop, t
         roll_back(str(tmp_path / "empty"))
 
 
-class KilledError(Exception):
-    """Stands for the end of the process."""
-
-
-class Flaky:
-    """Counts the calls of a store and dies at one of them, before or after it took effect."""
-
-    def __init__(self, at: int | None = None, after: bool = False) -> None:
-        self.at, self.after, self.calls = at, after, 0
-
-    def wrap(self, store: Any) -> Any:
-        outer = self
-
-        class Wrapped:
-            root = store.root
-
-            def __getattr__(self, name: str) -> Any:
-                def call(*args: Any) -> Any:
-                    outer.calls += 1
-                    mine = outer.calls == outer.at
-                    if mine and not outer.after:
-                        raise KilledError
-                    result = getattr(store, name)(*args)
-                    if mine:
-                        raise KilledError
-                    return result
-
-                return call
-
-        return Wrapped()
-
-    def install(self, monkeypatch: pytest.MonkeyPatch, original: Callable[[Any], Any]) -> None:
-        for module in (store_module, promotion):
-            monkeypatch.setattr(module, "open_store", lambda root: self.wrap(original(root)))
-
-
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 def test_killed_at_any_store_call_leaves_a_whole_champion_and_a_rerun_finishes(
     shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files_of: Files, after: bool
 ) -> None:
-    original = store_module.open_store
     monkeypatch.setattr(store_module, "_TRANSFERS", 1)
+    monkeypatch.setattr(history, "now", lambda: datetime(2026, 1, 1, tzinfo=UTC))
     base = tmp_path / "base"
     shop.publish(shop.inputs(), base, out="first")
     old = open_artifact(shop.root / "first").identity
     inputs = shop.inputs(hr=0.6, weights="better")
     done = shutil.copytree(base, tmp_path / "done")
     counter = Flaky()
-    counter.install(monkeypatch, original)
+    counter.install(monkeypatch)
     shop.publish(inputs, done, out="second")
     new = open_artifact(shop.root / "second").identity
     assert counter.calls > 10
     for at in range(1, counter.calls + 1):
         store = shutil.copytree(base, tmp_path / f"killed-{at}")
-        Flaky(at, after).install(monkeypatch, original)
+        Flaky(at, after).install(monkeypatch)
         with pytest.raises(KilledError):
             shop.publish(inputs, store)
-        Flaky().install(monkeypatch, original)
+        Flaky().install(monkeypatch)
         serving = champion_of(store)
         assert serving in (old, new)
         open_bundle(store / "bundles" / str(serving))

@@ -72,7 +72,14 @@ def test_model_card_says_data_figures_lineage_limits_and_the_way_back(shop: Shop
     inputs = shop.inputs(hr=0.5)
     shop.publish(inputs)
     card = (shop.root / "bundle/model_card.md").read_text()
-    for text in ("tiny-2026-01-13", "50.0 [", "generation of codebooks | `g1`", "## Limits", "roll_back", "24 items"):
+    for text in (
+        "tiny-2026-01-13",
+        "50.0 [",
+        "generation of codebooks | `g1`",
+        "## Limits",
+        "onevision rollback",
+        "24 items",
+    ):
         assert text in card
     assert open_artifact(inputs["encoder"]).identity in card
 
