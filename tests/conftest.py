@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from support.snapshots import make_snapshot
 
-# PySpark ends the process where the main module has no file, as in a worker of pytest-xdist; Great Expectations imports it.
+# PySpark, which Great Expectations imports, ends a process whose main module has no file, as a worker of pytest-xdist.
 sys.modules["__main__"].__dict__.setdefault("__file__", __file__)
 os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is first imported; two threads on a busy machine burn more
 
