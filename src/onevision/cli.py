@@ -189,16 +189,22 @@ def search(
     features: Annotated[Path | None, typer.Option(help="features artifact, for a known user")] = None,
     user: Annotated[str | None, typer.Option(help="who searches; by default nobody known")] = None,
     k: Annotated[int, typer.Option("-k", help="items to find", min=1)] = 10,
+    category: Annotated[str | None, typer.Option(help="only items of this category (name or id)")] = None,
+    min_price: Annotated[float | None, typer.Option(help="only items at this price or above")] = None,
+    max_price: Annotated[float | None, typer.Option(help="only items at this price or below")] = None,
+    in_stock: Annotated[bool, typer.Option("--in-stock", help="only items in stock")] = False,
     html: Annotated[Path | None, typer.Option(help="also write a page with the pictures")] = None,
     snapshot: Annotated[Path | None, typer.Option(help="snapshot that the page takes the items' pictures from")] = None,
 ) -> None:
     """Find the items in a photo."""
+    from onevision.decoding.filters import ItemFilter
     from onevision.serving.search import Searcher
 
     if not image.is_file():
         raise OneVisionError(f"{image}: no such picture")
     photo = image.read_bytes()
-    answer = Searcher.open(bundle, features).answer(photo, user, k)
+    only = ItemFilter(category, min_price, max_price, in_stock)
+    answer = Searcher.open(bundle, features).answer(photo, user, k, only)
     for note in answer.notes:
         print(f"note: {note}", file=sys.stderr)
     for rank, hit in enumerate(answer.hits, start=1):

@@ -11,12 +11,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from onevision.generator.modelling import Generator, Memory
+from onevision.generator.modelling import Generator, Memory, Past
 from onevision.semantic_ids.trie import Trie
 
 
 class Beams(NamedTuple):
-    """Best semantic IDs of every query, best first; ties go to the smaller leaf.
+    """Best semantic IDs of every query, best first; at every level ties go to the smaller node, so to the smaller leaf.
 
     `leaves` (B, W) int64, -1 for a dead beam; `scores` (B, W) log-probability; `codes` (B, W, L) as they were written.
     """
@@ -27,13 +27,14 @@ class Beams(NamedTuple):
 
 
 @torch.inference_mode()
-def beam_search(model: Generator, memory: Memory, trie: Trie, width: int) -> Beams:
+def beam_search(model: Generator, memory: Memory, trie: Trie, width: int, masks: list[Tensor] | None = None) -> Beams:
     """The `width` most probable semantic IDs of every query.
 
     Args:
         memory: B queries that the model has read.
         trie: of the same codebooks as the model.
         width: beams a query; at most `trie.leaves` are returned.
+        masks: what a request allows (`Trie.masks`); by default every leaf.
     """
     batch = len(memory.mask)
     nodes = torch.zeros(batch, 1, dtype=torch.long)
@@ -41,28 +42,44 @@ def beam_search(model: Generator, memory: Memory, trie: Trie, width: int) -> Bea
     rest = memory.point[:, None]
     code: Tensor | None = None
     written = torch.zeros(batch, 1, 0, dtype=torch.long)
-    past: list[tuple[Tensor, Tensor]] | None = None
+    past: Past | None = None
     for level in range(trie.length):
         log_probability, past = model.step(memory, level, code, rest, past)
         children = trie.children(level, nodes.clamp_min(0))
-        gathered = log_probability.gather(2, children.codes)
-        candidate = (scores[..., None] + gathered).masked_fill(~children.valid | (nodes < 0)[..., None], -torch.inf)
-        keep = min(width, candidate[0].numel())
-        # Beams stand in the order of their nodes, so a stable sort breaks ties by node.
-        flat, order = candidate.flatten(1).sort(dim=1, descending=True, stable=True)
-        order, scores = order[:, :keep], flat[:, :keep]
-        nodes = children.nodes.flatten(1).gather(1, order).masked_fill(scores == -torch.inf, -1)
-        code = children.codes.flatten(1).gather(1, order)
-        parent = order // candidate.shape[2]
+        closed = ~children.valid | (nodes < 0)[..., None]
+        if masks is not None:
+            closed |= ~masks[level][children.nodes]
+        candidate = scores[..., None] + log_probability.gather(2, children.codes)
+        candidate.masked_fill_(closed, -torch.inf)
+        scores, chosen = best(candidate.flatten(1), width)
+        nodes = children.nodes.flatten(1).gather(1, chosen).long().masked_fill_(scores == -torch.inf, -1)
+        code = children.codes.flatten(1).gather(1, chosen)
+        parent = chosen // candidate.shape[2]
         written = torch.cat([_pick(written, parent), code[..., None]], 2)
-        if level == trie.length - 1:
-            break
-        by_node = nodes.masked_fill(nodes < 0, torch.iinfo(torch.long).max).argsort(dim=1, stable=True)
-        nodes, scores, code, parent = (t.gather(1, by_node) for t in (nodes, scores, code, parent))
-        written = _pick(written, by_node)
-        past = [(_pick(key, parent), _pick(value, parent)) for key, value in past]
-        rest = model.quantizer.advance(_pick(rest, parent), level, code)
-    return Beams(nodes, scores, written)
+        if level < trie.length - 1:
+            past = past.follow(parent)
+            rest = model.quantizer.advance(_pick(rest, parent), level, code)
+    scores, order = scores.sort(dim=1, descending=True, stable=True)
+    return Beams(nodes.gather(1, order), scores, _pick(written, order))
+
+
+def best(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The `count` best columns of scores (B, N), in the order of the columns; of equal ones those that come first.
+
+    Parents stand in the order of their nodes, so the columns are in the order of nodes, and so are those chosen.
+
+    Returns:
+        scores and columns, both (B, min(count, N)).
+    """
+    count = min(count, scores.shape[1])
+    top = scores.topk(min(count + 1, scores.shape[1]), dim=1)
+    columns = top.indices[:, :count]
+    if scores.shape[1] > count:
+        tied = (top.values[:, -1] == top.values[:, -2]) & (top.values[:, -1] > -torch.inf)
+        if tied.any():  # top-k leaves open which of equal scores it takes
+            columns = scores.sort(dim=1, descending=True, stable=True).indices[:, :count]
+    columns = columns.sort(dim=1).values
+    return scores.gather(1, columns), columns
 
 
 def _pick(x: Tensor, parent: Tensor) -> Tensor:

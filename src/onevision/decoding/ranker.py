@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from tqdm import tqdm
 
 from onevision.artifacts import open_artifact, read_json, require_same_generation
@@ -16,6 +17,7 @@ from onevision.features.queries import QuerySet
 from onevision.generator.modelling import Generator
 from onevision.generator.prompts import PromptBuilder, Task
 from onevision.generator.token_pruning import KeepRule, PruningSetting
+from onevision.quantization.gemm import fast_matmul
 from onevision.semantic_ids.catalogue import Catalogue
 
 QUERIES_A_BATCH = 64
@@ -63,17 +65,29 @@ class GeneratorRanker:
             artifacts.append(open_artifact(pruning, "pruning"))
             setting = read_setting(artifacts[-1].file("pruning.json"))
         require_same_generation(*artifacts)
-        return cls(Generator.from_pretrained(generator), Catalogue.open(semantic_ids), setting)
+        return cls(Generator.from_pretrained(generator).freeze(), Catalogue.open(semantic_ids), setting)
 
     def rank(
-        self, queries: QuerySet, beam_width: int, k: int, task: Task = Task.CLICKED, *, progress: str | None = None
+        self,
+        queries: QuerySet,
+        beam_width: int,
+        k: int,
+        task: Task = Task.CLICKED,
+        *,
+        allowed: NDArray[np.bool_] | None = None,
+        progress: str | None = None,
     ) -> Ranking:
-        """Rank items for queries: the items behind all beams, by log-probability and weighted similarity."""
+        """Rank items for queries: the items behind all beams, by log-probability and weighted similarity.
+
+        Args:
+            allowed: (I,), the only items that may be found; by default all.
+        """
+        masks = None if allowed is None else self._masks(allowed)
         parts = []
         starts = range(0, len(queries), QUERIES_A_BATCH)
         for start in tqdm(starts, desc=progress, disable=None if progress else True):
             batch = queries.take(np.arange(start, min(start + QUERIES_A_BATCH, len(queries))))
-            parts.append(self._rank_batch(batch, beam_width, k, task))
+            parts.append(self._rank_batch(batch, beam_width, k, task, allowed, masks))
         return Ranking(
             np.concatenate([p.items for p in parts]),
             np.concatenate([p.scores for p in parts]),
@@ -83,29 +97,53 @@ class GeneratorRanker:
         )
 
     @torch.inference_mode()
-    def _rank_batch(self, queries: QuerySet, beam_width: int, k: int, task: Task) -> Ranking:
-        memory = self.model.read(self.prompts.build(queries, task), self.pruning)
-        beams = beam_search(self.model, memory, self.catalogue.trie, beam_width)
+    def _rank_batch(
+        self,
+        queries: QuerySet,
+        beam_width: int,
+        k: int,
+        task: Task,
+        allowed: NDArray[np.bool_] | None,
+        masks: list[Tensor] | None,
+    ) -> Ranking:
+        prompt = self.prompts.build(queries, task)
+        with fast_matmul():
+            memory = self.model.read(prompt, self.pruning)
+            beams = beam_search(self.model, memory, self.catalogue.trie, beam_width, masks)
         leaves = beams.leaves.numpy()
         items = np.full((len(queries), k), -1, np.int64)
         scores = np.full((len(queries), k), -np.inf, np.float32)
         for row, query in enumerate(queries.embedding):
-            found, score = self._open_buckets(leaves[row], beams.scores[row].numpy(), query)
+            found, score = self._open_buckets(leaves[row], beams.scores[row].numpy(), query, allowed)
             items[row, : len(found)] = found[:k]
             scores[row, : len(found)] = score[:k]
         return Ranking(items, scores, leaves, memory.kept.numpy(), self._invalid_rate(beams))
 
+    def _masks(self, allowed: NDArray[np.bool_]) -> list[Tensor]:
+        """The trie's masks for items (I,): a bucket is open if one of its items is allowed."""
+        trie = self.catalogue.trie
+        leaves = torch.zeros(trie.leaves, dtype=torch.bool)
+        leaves[torch.from_numpy(self.catalogue.bucket[allowed])] = True
+        return trie.masks(leaves)
+
     def _open_buckets(
-        self, leaves: NDArray[np.int64], log_p: NDArray[np.float32], query: NDArray[np.float32]
+        self,
+        leaves: NDArray[np.int64],
+        log_p: NDArray[np.float32],
+        query: NDArray[np.float32],
+        allowed: NDArray[np.bool_] | None,
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Items behind the live leaves by `log_p + similarity_weight * cosine`; equal scores by cosine."""
+        """Allowed items behind the live leaves by `log_p + similarity_weight * cosine`; equal scores by cosine."""
         catalogue = self.catalogue
         live, log_p = leaves[leaves >= 0], log_p[leaves >= 0]
         sizes = catalogue.bucket_offsets[live + 1] - catalogue.bucket_offsets[live]
         within = np.arange(sizes.sum()) - np.repeat(sizes.cumsum() - sizes, sizes)
         found = catalogue.bucket_items[np.repeat(catalogue.bucket_offsets[live], sizes) + within]
+        log_p = np.repeat(log_p, sizes)
+        if allowed is not None:
+            found, log_p = found[allowed[found]], log_p[allowed[found]]
         cosine = catalogue.embedding[found] @ query
-        score = np.repeat(log_p, sizes) + np.float32(self.model.config.similarity_weight) * cosine
+        score = log_p + np.float32(self.model.config.similarity_weight) * cosine
         order = np.lexsort((-cosine, -score))
         return found[order], score[order]
 

@@ -95,25 +95,28 @@ class DecoderLayer(nn.Module):
         return self._rest(x + self.dropout(attended), context, mask)
 
     def step(
-        self, x: Tensor, past: tuple[Tensor, Tensor] | None, context: tuple[Tensor, Tensor], mask: Tensor
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """One code: x (B, W, d) of W beams, `past` their own keys and values (B, W, heads, l, d / heads).
+        self, x: Tensor, bank: Tensor | None, path: Tensor, context: tuple[Tensor, Tensor], mask: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """One code: x (B, W, d) of W beams, which share the query's context keys and values.
 
-        Beams share the query's context keys and values; only their own short past is theirs.
+        Args:
+            bank: (R, 2 d) keys and values of all codes before this one, of all beams, whether they still live or not.
+            path: (B, W, l) rows of the new bank that a beam attends to, the last of them its own.
+
+        Returns:
+            x, and the bank with B W rows more.
         """
-        normed = self.norm1(x)
-        key, value = (t[..., None, :] for t in self._beam_keys_values(normed))
-        if past is not None:
-            key, value = torch.cat([past[0], key], -2), torch.cat([past[1], value], -2)
         attention = self.self_attention
-        query = attention.query(normed).unflatten(-1, (attention.heads, -1))[..., None, :]
-        attended = F.scaled_dot_product_attention(query.flatten(0, 1), key.flatten(0, 1), value.flatten(0, 1))
-        attended = attention.output(attended.view(*x.shape[:2], -1))
-        return self._rest(x + attended, context, mask), (key, value)
-
-    def _beam_keys_values(self, normed: Tensor) -> list[Tensor]:
-        both = self.self_attention.key_value(normed).chunk(2, -1)
-        return [t.unflatten(-1, (self.self_attention.heads, -1)) for t in both]
+        normed = self.norm1(x)
+        own = attention.key_value(normed).flatten(0, 1)
+        bank = own if bank is None else torch.cat([bank, own])
+        rows = bank.index_select(0, path.flatten()).view(
+            -1, path.shape[2], 2, attention.heads, x.shape[2] // attention.heads
+        )
+        key, value = rows.transpose(1, 3).unbind(2)
+        query = attention.query(normed).view(len(key), attention.heads, 1, -1)
+        attended = F.scaled_dot_product_attention(query, key, value)
+        return self._rest(x + attention.output(attended.view(x.shape)), context, mask), bank
 
     def _rest(self, x: Tensor, context: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
         x = x + self.dropout(self.cross_attention(self.norm2(x), context, mask))

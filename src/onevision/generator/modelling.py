@@ -19,7 +19,7 @@ and what is learnt of one item holds for those near it.
 
 from __future__ import annotations
 
-from typing import NamedTuple, cast
+from typing import NamedTuple, Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -60,6 +60,20 @@ class Memory(NamedTuple):
 
         pairs = [(each(key), each(value)) for key, value in self.keys_values]
         return Memory(pairs, each(self.mask), each(self.point), each(self.kept), each(self.category_logits))
+
+
+class Past(NamedTuple):
+    """What beams have written, as keys and values that stay where they are while beams come and go.
+
+    `banks`: for each layer (R, 2 d), rows of all codes so far; `path` (B, W, l): the rows of each beam's own codes.
+    """
+
+    banks: list[Tensor]
+    path: Tensor
+
+    def follow(self, parent: Tensor) -> Past:
+        """The past of beams (B, W') that continue the beams `parent`."""
+        return Past(self.banks, self.path.gather(1, parent[..., None].expand(-1, -1, self.path.shape[2])))
 
 
 class Generator(PreTrainedModel):
@@ -103,6 +117,7 @@ class Generator(PreTrainedModel):
         self.log_look = nn.Parameter(torch.linspace(2.0, 3.0, len(sizes)))
         self.log_taste = nn.Parameter(torch.linspace(1.5, 2.5, len(sizes)))
         self.category_head = nn.Linear(d, config.categories)
+        self._frozen_tables: Tensor | None = None
         self.post_init()
         for pointer in cast(list[nn.Linear], self.pointers):
             nn.init.zeros_(pointer.weight)
@@ -113,6 +128,19 @@ class Generator(PreTrainedModel):
             nn.init.normal_(module.weight, std=0.02)
         if isinstance(module, nn.Linear) and module.bias is not None:
             nn.init.zeros_(module.bias)
+
+    @torch.no_grad()
+    def freeze(self, layers: torch.dtype = torch.float32) -> Self:
+        """Make ready for search and nothing else: its weights must not change any more.
+
+        Args:
+            layers: type of the encoder's and decoder's layers; codebooks, pointers and scores stay float32.
+        """
+        self.eval().requires_grad_(False)
+        self._frozen_tables = self._code_tables()
+        for module in (self.encoder, self.encoder_norm, self.decoder, self.decoder_norm):
+            module.to(layers)
+        return self
 
     @property
     def codebook_sizes(self) -> tuple[int, ...]:
@@ -127,26 +155,26 @@ class Generator(PreTrainedModel):
         front_mask = torch.ones(front.shape[:2], dtype=torch.bool)
         patch_mask = torch.ones(patches.shape[:2], dtype=torch.bool)
         first, count = front.shape[1], patches.shape[1]
-        x = self.dropout(torch.cat([front, patches, back], 1))
+        x = self.dropout(torch.cat([front, patches, back], 1)).to(self.encoder_norm.weight.dtype)
         mask = torch.cat([front_mask, patch_mask, back_mask], 1)
         kept = torch.full((len(prompt),), count)
         for number, layer in enumerate(cast(list[EncoderLayer], self.encoder)):
             if number == 1 and pruning is not None:
                 span = slice(first, first + count)
-                mass = layer.mass(x, mask, reader=0)[:, span]
+                mass = layer.mass(x, mask, reader=0)[:, span].float()
                 keep = pruning(mass)
                 kept = keep.sum(1)
-                tokens, token_mask = merge_dropped(x[:, span], mass, keep)
-                x = torch.cat([x[:, :first], tokens, x[:, first + count :]], 1)
+                tokens, token_mask = merge_dropped(x[:, span].float(), mass, keep)
+                x = torch.cat([x[:, :first], tokens.to(x.dtype), x[:, first + count :]], 1)
                 mask = torch.cat([front_mask, token_mask, back_mask], 1)
             x = layer(x, mask)
         x = self.encoder_norm(x)
         keys_values = [layer.cross_attention.keys_values(x) for layer in cast(list[DecoderLayer], self.decoder)]
-        return Memory(keys_values, mask, prompt.embedding, kept, self.category_head(x[:, 0]))
+        return Memory(keys_values, mask, prompt.embedding, kept, self.category_head(x[:, 0].float()))
 
     def _embed(self, prompt: Prompt) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         kind = self.kind.weight
-        tables = self._code_tables()
+        tables = self._code_tables() if self._frozen_tables is None else self._frozen_tables
         front = torch.stack(
             [
                 self.task(prompt.task) + kind[0],
@@ -241,25 +269,30 @@ class Generator(PreTrainedModel):
         return torch.stack(parts).sum(0)
 
     def step(
-        self, memory: Memory, level: int, code: Tensor | None, rest: Tensor, past: list[tuple[Tensor, Tensor]] | None
-    ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+        self, memory: Memory, level: int, code: Tensor | None, rest: Tensor, past: Past | None
+    ) -> tuple[Tensor, Past]:
         """One step for W beams a query.
 
         Args:
             code: (B, W) code written at `level` - 1; None at level 0 (then W = 1).
             rest: (B, W, d), what is left to explain after it.
-            past: the beams' own keys and values a layer.
+            past: what these beams have written before.
 
         Returns:
             log-probabilities (B, W, K_l) float32 of the next code, and the new past.
         """
-        x = self.start.expand(len(memory.mask), 1, -1) if code is None else self.codes[level - 1](code)
-        x = x + self.decoder_position[level] + self.unexplained(rest)
-        present = []
+        batch, width = rest.shape[:2]
+        x = self.start.expand(batch, 1, -1) if code is None else self.codes[level - 1](code)
+        x = (x + self.decoder_position[level] + self.unexplained(rest)).to(self.decoder_norm.weight.dtype)
+        written = 0 if past is None else len(past.banks[0])
+        path = torch.arange(written, written + batch * width).view(batch, width, 1)
+        path = path if past is None else torch.cat([past.path, path], 2)
+        banks = []
         for number, layer in enumerate(cast(list[DecoderLayer], self.decoder)):
-            x, own = layer.step(x, past[number] if past else None, memory.keys_values[number], memory.mask)
-            present.append(own)
-        return self._score(self.decoder_norm(x), rest, level), present
+            before = None if past is None else past.banks[number]
+            x, bank = layer.step(x, before, path, memory.keys_values[number], memory.mask)
+            banks.append(bank)
+        return self._score(self.decoder_norm(x).float(), rest, level), Past(banks, path)
 
     def _score(self, hidden: Tensor, rest: Tensor, level: int) -> Tensor:
         """Log-probabilities (..., K_l) float32 of the codes of a level."""

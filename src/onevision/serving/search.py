@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from onevision.artifacts import Artifact
 from onevision.data.images import ImageError, decode_image
+from onevision.decoding.filters import ItemFilter
 from onevision.decoding.ranker import GeneratorRanker
 from onevision.encoder.model import Encoder
 from onevision.errors import ArtifactError, OneVisionError
@@ -67,6 +68,7 @@ class Searcher:
         self._price = ranker.catalogue.table["price"].to_pylist()
         if self._shown["item_id"] != ranker.catalogue.item_ids:
             raise ArtifactError(f"{bundle.path}: {CATALOGUE} and semantic_ids list different items; publish again")
+        self._items = ranker.catalogue.table.append_column("category", [self._shown["category"]])
 
     @classmethod
     def open(cls, bundle: Path, features: Path | None = None) -> Searcher:
@@ -87,19 +89,21 @@ class Searcher:
             online = OnlineFeatures.open(features)
         return cls(artifact, Encoder.from_pretrained(parts["encoder"].path), ranker, online)
 
-    def search(self, image: bytes, user_id: str | None, k: int) -> list[Hit]:
-        """The `k` best items for a photo, best first; fewer where the beams found fewer.
+    def search(self, image: bytes, user_id: str | None, k: int, only: ItemFilter | None = None) -> list[Hit]:
+        """The `k` best items for a photo that `only` allows, best first; fewer where the beams found fewer.
 
         Raises:
             ImageError: the bytes are no usable picture.
         """
-        return self.answer(image, user_id, k).hits
+        return self.answer(image, user_id, k, only).hits
 
-    def answer(self, image: bytes, user_id: str | None, k: int) -> Answer:
+    def answer(self, image: bytes, user_id: str | None, k: int, only: ItemFilter | None = None) -> Answer:
         """As `search`, with the notes that belong to the answer."""
-        return self.search_many([image], [user_id], k)[0]
+        return self.search_many([image], [user_id], k, only)[0]
 
-    def search_many(self, images: Sequence[bytes], user_ids: Sequence[str | None], k: int) -> list[Answer]:
+    def search_many(
+        self, images: Sequence[bytes], user_ids: Sequence[str | None], k: int, only: ItemFilter | None = None
+    ) -> list[Answer]:
         """Answer several photos in one pass, in their order; `ImageError` names the place of one that is unusable."""
         if k < 1:
             raise OneVisionError(f"k is {k}; ask for at least one item")
@@ -109,7 +113,8 @@ class Searcher:
             return []
         users = [self._user(user_id) for user_id in user_ids]
         queries = self._queries(images, user_ids, [sequences for sequences, _ in users])
-        ranking = self._ranker.rank(queries, self._beam_width, k)
+        allowed = None if only is None else only.allowed(self._items)
+        ranking = self._ranker.rank(queries, self._beam_width, k, allowed=allowed)
         return [
             Answer(self._hits(ranking.items[row], ranking.scores[row]), notes) for row, (_, notes) in enumerate(users)
         ]

@@ -65,6 +65,34 @@ def test_a_narrow_beam_equals_a_reference_search_in_plain_python() -> None:
         np.testing.assert_allclose(beams.scores[q].numpy(), [s for s, _ in live], atol=1e-4)
 
 
+@settings(max_examples=12, deadline=None)
+@given(st.integers(0, 10_000), st.floats(0, 1))
+def test_a_filtered_beam_equals_scoring_every_allowed_item(seed: int, share: float) -> None:
+    catalogue, quantizer = make_catalogue(seed=seed)
+    model = make_generator(quantizer, seed)
+    memory = model.read(PromptBuilder(model.config, catalogue).build(make_queries(catalogue, seed=seed)))
+    trie = catalogue.trie
+    allowed = torch.from_numpy(np.random.default_rng(seed).random(trie.leaves) < share)
+    beams = beam_search(model, memory, trie, trie.leaves, trie.masks(allowed))
+    every = exhaustive(model, memory, trie.sids()).masked_fill(~allowed, -torch.inf)
+    expected = every.sort(dim=1, descending=True).values
+    found = beams.scores.shape[1]  # where few are allowed, there are fewer places than leaves
+    torch.testing.assert_close(beams.scores, expected[:, :found], atol=1e-4, rtol=1e-4)
+    assert (expected[:, found:] == -torch.inf).all()
+    for leaves in beams.leaves:
+        assert leaves[leaves >= 0].sort().values.tolist() == allowed.nonzero()[:, 0].tolist()
+
+
+def test_beams_are_spent_on_allowed_leaves_only() -> None:
+    """A narrow filter fills a narrow beam: what is not allowed takes no place from what is."""
+    model = make_generator(QUANTIZER)
+    memory = model.read(PromptBuilder(model.config, CATALOGUE).build(QUERIES))
+    allowed = torch.zeros(CATALOGUE.trie.leaves, dtype=torch.bool)
+    allowed[[3, 11, 20]] = True
+    beams = beam_search(model, memory, CATALOGUE.trie, 3, CATALOGUE.trie.masks(allowed))
+    assert beams.leaves.sort(1).values.tolist() == [[3, 11, 20]] * len(QUERIES)
+
+
 def test_beams_beyond_the_catalogue_do_not_exist() -> None:
     model = make_generator(QUANTIZER)
     trie, _ = Trie.build(CATALOGUE.codes[:2])
@@ -152,3 +180,19 @@ def test_a_code_that_is_no_item_would_be_counted_as_invalid(ranker: GeneratorRan
     ranker.known_sids = set(list(known)[: len(known) // 2])
     assert ranker.rank(QUERIES, CATALOGUE.trie.leaves, 5).invalid_rate > 0.3
     ranker.known_sids = known
+
+
+def test_only_allowed_items_are_found_even_inside_a_shared_bucket(ranker: GeneratorRanker) -> None:
+    shared = np.flatnonzero(np.bincount(CATALOGUE.bucket)[CATALOGUE.bucket] > 1)
+    allowed = np.zeros(len(CATALOGUE.item_ids), bool)
+    allowed[shared[0]] = allowed[5] = True
+    ranking = ranker.rank(QUERIES, 8, 10, allowed=allowed)
+    for items in ranking.items:
+        assert set(items[items >= 0]) == {shared[0], 5}
+
+
+def test_nothing_allowed_gives_an_empty_answer(ranker: GeneratorRanker) -> None:
+    ranking = ranker.rank(QUERIES, 8, 10, allowed=np.zeros(len(CATALOGUE.item_ids), bool))
+    assert (ranking.items == -1).all()
+    assert (ranking.leaves == -1).all()
+    assert ranking.invalid_rate == 0

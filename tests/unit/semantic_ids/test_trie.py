@@ -38,6 +38,20 @@ def test_children_are_padded_to_the_widest_node_given_and_no_wider() -> None:
     assert trie.children(1, torch.tensor([[0], [1]])).codes.shape == (2, 1, 9)
 
 
+@settings(max_examples=60, deadline=None)
+@given(tables, st.integers(0, 2**32))
+def test_a_node_is_open_if_one_of_its_leaves_is_allowed(rows: list[tuple[int, ...]], bits: int) -> None:
+    sids = np.array(rows)
+    trie, _ = Trie.build(sids)
+    leaves = [tuple(s) for s in trie.sids().tolist()]
+    allowed = [bool(bits >> (n % 33) & 1) for n in range(len(leaves))]
+    masks = trie.masks(torch.tensor(allowed))
+    for level, mask in enumerate(masks):
+        prefixes = sorted({leaf[: level + 1] for leaf in leaves})
+        open_ = {leaf[: level + 1] for leaf, ok in zip(leaves, allowed, strict=True) if ok}
+        assert mask.tolist() == [prefix in open_ for prefix in prefixes]
+
+
 def test_a_saved_trie_is_the_same(tmp_path: Path) -> None:
     trie, _ = Trie.build(np.random.default_rng(0).integers(0, 4, (30, 3)))
     trie.save(tmp_path / "trie.safetensors")

@@ -13,6 +13,7 @@ from support.models import make_models
 from onevision.artifacts import open_artifact
 from onevision.data.images import ImageError
 from onevision.data.snapshot import Snapshot
+from onevision.decoding.filters import ItemFilter
 from onevision.decoding.ranker import GeneratorRanker
 from onevision.errors import ArtifactError, OneVisionError
 from onevision.features.definitions import UserSequences
@@ -140,6 +141,22 @@ def test_nonsense_arguments_are_refused(searcher: Searcher, photo: bytes) -> Non
     with pytest.raises(OneVisionError, match="1 photos but 2 users"):
         searcher.search_many([photo], [None, None], 1)
     assert searcher.search_many([], [], 3) == []
+
+
+def test_a_filter_lets_through_what_it_asks_for_and_nothing_else(searcher: Searcher, photo: bytes) -> None:
+    every = searcher.search(photo, None, 1000)
+    middle = sorted(hit.price for hit in every)[len(every) // 2]
+    for only, fits in (
+        (ItemFilter(category=every[0].category), lambda hit: hit.category == every[0].category),
+        (ItemFilter(max_price=middle), lambda hit: hit.price <= middle),
+        (ItemFilter(min_price=middle), lambda hit: hit.price >= middle),
+    ):
+        wanted = [hit for hit in every if fits(hit)]
+        assert 0 < len(wanted) < len(every)
+        assert [h.item_id for h in searcher.search(photo, None, 1000, only)] == [h.item_id for h in wanted]
+    assert searcher.search(photo, None, 10, ItemFilter(min_price=1e9)) == []
+    with pytest.raises(OneVisionError, match="no item is of category 'boat'; there are category 0"):
+        searcher.search(photo, None, 10, ItemFilter(category="boat"))
 
 
 def test_more_places_than_items_gives_what_there_is(searcher: Searcher, photo: bytes) -> None:
