@@ -111,9 +111,7 @@ class Peer(PreTrainedModel, GenerationMixin):
     def build_trie(self, sids: np.ndarray) -> None:
         """A dict from written codes to the tokens that may follow."""
         self.allowed: dict[tuple[int, ...], list[int]] = {}
-        rows = np.unique(sids.astype(np.int64), axis=0) if len(sids) < 1000 else Trie.build(sids)[0].sids()
-        tokens = rows + np.array(self.first[:-1])
-        parents = np.zeros(1, np.int64)
+        tokens = Trie.build(sids)[0].sids() + np.array(self.first[:-1])
         change = np.zeros(len(tokens), bool)
         change[0] = True
         for level in range(tokens.shape[1]):

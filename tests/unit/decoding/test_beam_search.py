@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.generators import make_catalogue, make_generator, make_queries
 
-from onevision.decoding.beam import beam_search
+from onevision.decoding.beam import beam_search, best
 from onevision.decoding.ranker import GeneratorRanker
 from onevision.generator.prompts import PromptBuilder
 from onevision.semantic_ids.trie import Trie
@@ -126,6 +126,44 @@ def test_equal_scores_go_to_the_smaller_leaf() -> None:
     assert beams.leaves.tolist() == [[0, 1, 2, 3]] * len(QUERIES)
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.lists(st.sampled_from([-torch.inf, -2.0, -1.0, 0.0]), min_size=7, max_size=7), min_size=1), st.data()
+)
+def test_the_best_columns_are_those_of_a_stable_sort(rows: list[list[float]], data: st.DataObject) -> None:
+    count = data.draw(st.integers(1, 9))
+    scores, columns = best(torch.tensor(rows), count)
+    for row, found, chosen in zip(rows, scores.tolist(), columns.tolist(), strict=True):
+        wanted = sorted(sorted(range(7), key=lambda n: (-row[n], n))[:count])
+        assert found == [row[n] for n in chosen]
+        assert [n for n in chosen if row[n] > -torch.inf] == [n for n in wanted if row[n] > -torch.inf]
+        assert len(set(chosen)) == len(wanted)
+
+
+def test_where_nothing_is_allowed_every_beam_dies() -> None:
+    model = make_generator(QUANTIZER)
+    memory = model.read(PromptBuilder(model.config, CATALOGUE).build(QUERIES))
+    trie = CATALOGUE.trie
+    beams = beam_search(model, memory, trie, 5, trie.masks(torch.zeros(trie.leaves, dtype=torch.bool)))
+    assert (beams.leaves == -1).all()
+    assert (beams.scores == -torch.inf).all()
+
+
+def test_a_frozen_generator_finds_the_same() -> None:
+    prompt = PromptBuilder(make_generator(QUANTIZER).config, CATALOGUE).build(QUERIES)
+    width = CATALOGUE.trie.leaves
+    plain, frozen = make_generator(QUANTIZER), make_generator(QUANTIZER).freeze()
+    expected = beam_search(plain, plain.read(prompt), CATALOGUE.trie, width)
+    found = beam_search(frozen, frozen.read(prompt), CATALOGUE.trie, width)
+    assert found.leaves.tolist() == expected.leaves.tolist()
+    torch.testing.assert_close(found.scores, expected.scores, atol=1e-5, rtol=1e-5)
+    half = make_generator(QUANTIZER).freeze(torch.bfloat16)
+    rounded = beam_search(half, half.read(prompt), CATALOGUE.trie, width)
+    by_leaf, rounded_by_leaf = (b.scores.gather(1, b.leaves.argsort(1)) for b in (expected, rounded))
+    torch.testing.assert_close(rounded_by_leaf, by_leaf, atol=0.3, rtol=0.03)
+    assert not torch.equal(rounded_by_leaf, by_leaf)
+
+
 @pytest.fixture(scope="module")
 def ranker() -> GeneratorRanker:
     return GeneratorRanker(make_generator(QUANTIZER), CATALOGUE)
@@ -169,10 +207,17 @@ def test_fewer_items_than_asked_for_are_padded(ranker: GeneratorRanker) -> None:
     assert (ranking.scores[ranking.items < 0] == -np.inf).all()
 
 
-def test_ranking_does_not_depend_on_the_batch(ranker: GeneratorRanker) -> None:
-    whole = ranker.rank(QUERIES, 8, 10)
-    for q in range(len(QUERIES)):
-        np.testing.assert_array_equal(ranker.rank(QUERIES.take([q]), 8, 10).items[0], whole.items[q])
+@pytest.mark.parametrize("share", [None, 0.3])
+def test_ranking_does_not_depend_on_the_batch(ranker: GeneratorRanker, share: float | None) -> None:
+    count = len(CATALOGUE.item_ids)
+    allowed = None if share is None else np.random.default_rng(0).random(count) < share
+    whole = ranker.rank(QUERIES, 8, 10, allowed=allowed)
+    for size in (1, 2, 4):
+        for start in range(0, len(QUERIES), size):
+            rows = np.arange(start, min(start + size, len(QUERIES)))
+            part = ranker.rank(QUERIES.take(rows), 8, 10, allowed=allowed)
+            np.testing.assert_array_equal(part.items, whole.items[rows])
+            np.testing.assert_allclose(part.scores, whole.scores[rows], rtol=1e-5)
 
 
 def test_a_code_that_is_no_item_would_be_counted_as_invalid(ranker: GeneratorRanker) -> None:

@@ -28,6 +28,12 @@ def test_generate_with_a_trie_function_finds_the_same_ids(seed: int) -> None:
     beams = beam_search(model, model.read(prompt), catalogue.trie, 5)
     assert beams.codes.tolist() == codes.tolist()
     torch.testing.assert_close(beams.scores, scores, atol=1e-5, rtol=1e-5)
+    allowed = torch.arange(catalogue.trie.leaves) % 3 > 0
+    peer.build_trie(catalogue.trie.sids()[allowed.numpy()])
+    codes, scores = peer.search(prompt, 5)
+    beams = beam_search(model, model.read(prompt), catalogue.trie, 5, catalogue.trie.masks(allowed))
+    assert beams.codes.tolist() == codes.tolist()
+    torch.testing.assert_close(beams.scores, scores, atol=1e-5, rtol=1e-5)
 
 
 def test_the_benchmarks_catalogue_has_an_id_for_every_item() -> None:
