@@ -30,7 +30,13 @@ def make_catalogue(items: int = 40, seed: int = 0) -> tuple[Catalogue, ResidualK
     trie, bucket = Trie.build(codes)
     ids = [f"i{n:03d}" for n in range(items)]
     table = pa.table(
-        {"item_id": ids, "category_id": [f"c{n % 3}" for n in range(items)], "department_id": ["d"] * items}
+        {
+            "item_id": ids,
+            "category_id": [f"c{n % 3}" for n in range(items)],
+            "department_id": ["d"] * items,
+            "price": [10.0 + n for n in range(items)],
+            "cold": [n % 9 == 8 for n in range(items)],
+        }
     )
     catalogue = Catalogue(
         Artifact(Path(), "semantic_ids", "test"),

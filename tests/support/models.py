@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -73,9 +74,12 @@ def _write_generator(paths: dict[str, Path]) -> None:
 
     from onevision.encoder.model import Encoder
     from onevision.encoder.towers import GRID
+    from onevision.features.queries import QuerySet
+    from onevision.generator.choice import ChoiceModel, item_table
     from onevision.generator.configuration import GeneratorConfig
     from onevision.generator.modelling import Generator
     from onevision.quantization.residual import ResidualQuantizer
+    from onevision.semantic_ids.catalogue import Catalogue
 
     encoder = Encoder.from_pretrained(paths["encoder"])
     quantizer = ResidualQuantizer.from_pretrained(paths["quantizer"])
@@ -99,4 +103,10 @@ def _write_generator(paths: dict[str, Path]) -> None:
     model.quantizer.load_state_dict(quantizer.state_dict())
     start_artifact(paths["generator_sft"])
     model.save_pretrained(paths["generator_sft"])
+    catalogue = Catalogue.open(paths["semantic_ids"])
+    train = QuerySet.load(paths["pairs"], paths["encoder"], paths["features"], split="train")
+    items = item_table(catalogue, train, np.zeros(len(catalogue.item_ids), np.int64))
+    choice = ChoiceModel(items, config.segments, 4, 4).attach(catalogue)
+    choice.taste = torch.randn_like(choice.taste)
+    choice.save_pretrained(paths["generator_sft"])
     finish_artifact(paths["generator_sft"], "generator", parents={"semantic_ids": open_artifact(paths["semantic_ids"])})

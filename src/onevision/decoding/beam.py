@@ -26,15 +26,36 @@ class Beams(NamedTuple):
     codes: Tensor
 
 
+class Guide(NamedTuple):
+    """What draws beams towards branches beside their probability: `pull` (B, m) of each query, and for each depth of
+    the trie the `traits` (nodes, m) of its nodes; their product is added when beams are chosen, never to their scores.
+    """
+
+    pull: Tensor
+    traits: list[Tensor]
+
+    def at(self, level: int, nodes: Tensor) -> Tensor:
+        """(B, W, C) for nodes (B, W, C) of depth `level` + 1."""
+        return (self.traits[level][nodes] @ self.pull[:, None, :, None]).squeeze(-1)
+
+
 @torch.inference_mode()
-def beam_search(model: Generator, memory: Memory, trie: Trie, width: int, masks: list[Tensor] | None = None) -> Beams:
-    """The `width` most probable semantic IDs of every query.
+def beam_search(
+    model: Generator,
+    memory: Memory,
+    trie: Trie,
+    width: int,
+    masks: list[Tensor] | None = None,
+    guide: Guide | None = None,
+) -> Beams:
+    """The `width` most probable semantic IDs of every query; with a guide those of the largest probability times pull.
 
     Args:
         memory: B queries that the model has read.
         trie: of the same codebooks as the model.
         width: beams a query; at most `trie.leaves` are returned.
         masks: what a request allows (`Trie.masks`); by default every leaf.
+        guide: a shopper's taste; beams come in the order that it gives, their scores stay log-probabilities.
     """
     batch = len(memory.mask)
     nodes = torch.zeros(batch, 1, dtype=torch.long)
@@ -51,7 +72,9 @@ def beam_search(model: Generator, memory: Memory, trie: Trie, width: int, masks:
             closed |= ~masks[level][children.nodes]
         candidate = scores[..., None] + log_probability.gather(2, children.codes)
         candidate.masked_fill_(closed, -torch.inf)
-        scores, chosen = best(candidate.flatten(1), width)
+        worth = candidate if guide is None else candidate + guide.at(level, children.nodes)
+        worth, chosen = best(worth.flatten(1), width)
+        scores = candidate.flatten(1).gather(1, chosen)
         nodes = children.nodes.flatten(1).gather(1, chosen).long().masked_fill_(scores == -torch.inf, -1)
         code = children.codes.flatten(1).gather(1, chosen)
         parent = chosen // candidate.shape[2]
@@ -59,8 +82,8 @@ def beam_search(model: Generator, memory: Memory, trie: Trie, width: int, masks:
         if level < trie.length - 1:
             past = past.follow(parent)
             rest = model.quantizer.advance(_pick(rest, parent), level, code)
-    scores, order = scores.sort(dim=1, descending=True, stable=True)
-    return Beams(nodes.gather(1, order), scores, _pick(written, order))
+    order = worth.sort(dim=1, descending=True, stable=True).indices
+    return Beams(nodes.gather(1, order), scores.gather(1, order), _pick(written, order))
 
 
 def best(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:

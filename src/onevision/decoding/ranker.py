@@ -1,4 +1,4 @@
-"""The generator as a ranker of items: read the prompt, search the trie, open the buckets."""
+"""The generator as a ranker of items: read the prompt, search the trie, open the buckets, choose for the shopper."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from onevision.artifacts import open_artifact, read_json, require_same_generation
-from onevision.decoding.beam import Beams, beam_search
+from onevision.decoding.beam import Beams, Guide, beam_search
 from onevision.features.queries import QuerySet
-from onevision.generator.modelling import Generator
+from onevision.generator.choice import ChoiceModel, Shoppers
+from onevision.generator.modelling import Generator, Memory
 from onevision.generator.prompts import PromptBuilder, Task
 from onevision.generator.token_pruning import KeepRule, PruningSetting
 from onevision.quantization.gemm import fast_matmul
@@ -29,7 +30,8 @@ class Ranking:
 
     Attributes:
         items: (Q, k) int64 item numbers, best first, -1 where there are no more.
-        scores: (Q, k) float32 log-probability of the item's semantic ID, plus the weighted cosine of photo and item.
+        scores: (Q, k) float32 log-probability that the item is chosen among those found; without a choice model, of its
+            semantic ID.
         leaves: (Q, W) int64 semantic IDs (leaf numbers) in the order of the beams, -1 for a dead beam.
         kept_tokens: (Q,) image tokens that were read.
         invalid_rate: share of live beams whose codes are no semantic ID of the catalogue.
@@ -43,12 +45,19 @@ class Ranking:
 
 
 class GeneratorRanker:
-    """A generator, the catalogue it writes IDs of, and how many image tokens it may drop."""
+    """A generator, the catalogue it writes IDs of, what shoppers choose, and how many image tokens it may drop."""
 
-    def __init__(self, model: Generator, catalogue: Catalogue, pruning: KeepRule | None = None) -> None:
+    def __init__(
+        self,
+        model: Generator,
+        catalogue: Catalogue,
+        choice: ChoiceModel | None = None,
+        pruning: KeepRule | None = None,
+    ) -> None:
         self.model = model.eval()
         self.catalogue = catalogue
         self.pruning = pruning
+        self.use_choice(choice)
         self.prompts = PromptBuilder(model.config, catalogue)
         self.known_sids = {tuple(sid) for sid in catalogue.codes.tolist()}
 
@@ -65,7 +74,15 @@ class GeneratorRanker:
             artifacts.append(open_artifact(pruning, "pruning"))
             setting = read_setting(artifacts[-1].file("pruning.json"))
         require_same_generation(*artifacts)
-        return cls(Generator.from_pretrained(generator).freeze(), Catalogue.open(semantic_ids), setting)
+        catalogue = Catalogue.open(semantic_ids)
+        choice = ChoiceModel.from_pretrained(generator, catalogue)
+        return cls(Generator.from_pretrained(generator).freeze(), catalogue, choice, setting)
+
+    def use_choice(self, choice: ChoiceModel | None) -> None:
+        """Rank by this choice model; without one, by the log-probability of semantic IDs."""
+        self.choice = choice
+        bucket = torch.from_numpy(self.catalogue.bucket)
+        self.node_traits = choice.node_traits(self.catalogue.trie, bucket) if choice else []
 
     def rank(
         self,
@@ -77,7 +94,7 @@ class GeneratorRanker:
         allowed: NDArray[np.bool_] | None = None,
         progress: str | None = None,
     ) -> Ranking:
-        """Rank items for queries: the items behind all beams, by log-probability and weighted similarity.
+        """Rank items for queries: the items behind all beams.
 
         Args:
             allowed: (I,), the only items that may be found; by default all.
@@ -106,18 +123,47 @@ class GeneratorRanker:
         allowed: NDArray[np.bool_] | None,
         masks: list[Tensor] | None,
     ) -> Ranking:
-        prompt = self.prompts.build(queries, task)
+        shoppers = self.choice.read(queries) if self.choice else None
+        memory, beams = self._search(queries, beam_width, task, masks, shoppers)
+        found, log_p = self._open_buckets(beams, allowed)
+        cosine = np.einsum("qcd,qd->qc", self.catalogue.embedding[found], queries.embedding)
+        scores = log_p
+        if self.choice and shoppers:
+            scores = self.choice.score(shoppers, torch.from_numpy(found), torch.from_numpy(log_p)).numpy()
+        order = np.lexsort((-cosine, -scores), axis=1)[:, :k]
+        items, scores = np.take_along_axis(found, order, axis=1), np.take_along_axis(scores, order, axis=1)
+        pad = ((0, 0), (0, k - items.shape[1]))
+        return Ranking(
+            np.pad(items, pad, constant_values=-1),
+            np.pad(scores, pad, constant_values=-np.inf),
+            beams.leaves.numpy(),
+            memory.kept.numpy(),
+            self._invalid_rate(beams),
+        )
+
+    def find(self, queries: QuerySet, beam_width: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """What a choice is made among: items (Q, C) behind the beams, -1 for none, and the log-probabilities (Q, C) of
+        their semantic IDs."""
+        parts = []
+        for start in range(0, len(queries), QUERIES_A_BATCH):
+            batch = queries.take(np.arange(start, min(start + QUERIES_A_BATCH, len(queries))))
+            shoppers = self.choice.read(batch) if self.choice else None
+            parts.append(self._open_buckets(self._search(batch, beam_width, Task.CLICKED, None, shoppers)[1], None))
+        widest = max(items.shape[1] for items, _ in parts)
+        pads = [((0, 0), (0, widest - items.shape[1])) for items, _ in parts]
+        return (
+            np.concatenate([np.pad(p[0], pad, constant_values=-1) for p, pad in zip(parts, pads, strict=True)]),
+            np.concatenate([np.pad(p[1], pad, constant_values=-np.inf) for p, pad in zip(parts, pads, strict=True)]),
+        )
+
+    @torch.inference_mode()
+    def _search(
+        self, queries: QuerySet, beam_width: int, task: Task, masks: list[Tensor] | None, shoppers: Shoppers | None
+    ) -> tuple[Memory, Beams]:
+        guide = Guide(self.choice.pull(shoppers), self.node_traits) if self.choice and shoppers else None
         with fast_matmul():
-            memory = self.model.read(prompt, self.pruning)
-            beams = beam_search(self.model, memory, self.catalogue.trie, beam_width, masks)
-        leaves = beams.leaves.numpy()
-        items = np.full((len(queries), k), -1, np.int64)
-        scores = np.full((len(queries), k), -np.inf, np.float32)
-        for row, query in enumerate(queries.embedding):
-            found, score = self._open_buckets(leaves[row], beams.scores[row].numpy(), query, allowed)
-            items[row, : len(found)] = found[:k]
-            scores[row, : len(found)] = score[:k]
-        return Ranking(items, scores, leaves, memory.kept.numpy(), self._invalid_rate(beams))
+            memory = self.model.read(self.prompts.build(queries, task), self.pruning)
+            return memory, beam_search(self.model, memory, self.catalogue.trie, beam_width, masks, guide)
 
     def _masks(self, allowed: NDArray[np.bool_]) -> list[Tensor]:
         """The trie's masks for items (I,): a bucket is open if one of its items is allowed."""
@@ -127,25 +173,26 @@ class GeneratorRanker:
         return trie.masks(leaves)
 
     def _open_buckets(
-        self,
-        leaves: NDArray[np.int64],
-        log_p: NDArray[np.float32],
-        query: NDArray[np.float32],
-        allowed: NDArray[np.bool_] | None,
+        self, beams: Beams, allowed: NDArray[np.bool_] | None = None
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Allowed items behind the live leaves by `log_p + similarity_weight * cosine`; equal scores by cosine."""
+        """Allowed items behind the live beams (B, C), in the order of the beams, -1 where a query has fewer, and the
+        log-probabilities (B, C) of their semantic IDs, -inf there."""
         catalogue = self.catalogue
-        live, log_p = leaves[leaves >= 0], log_p[leaves >= 0]
+        leaves = beams.leaves.numpy()
+        row, beam = np.nonzero(leaves >= 0)
+        live = leaves[row, beam]
         sizes = catalogue.bucket_offsets[live + 1] - catalogue.bucket_offsets[live]
         within = np.arange(sizes.sum()) - np.repeat(sizes.cumsum() - sizes, sizes)
-        found = catalogue.bucket_items[np.repeat(catalogue.bucket_offsets[live], sizes) + within]
-        log_p = np.repeat(log_p, sizes)
+        item = catalogue.bucket_items[np.repeat(catalogue.bucket_offsets[live], sizes) + within]
+        row, log_p = np.repeat(row, sizes), np.repeat(beams.scores.numpy()[row, beam], sizes)
         if allowed is not None:
-            found, log_p = found[allowed[found]], log_p[allowed[found]]
-        cosine = catalogue.embedding[found] @ query
-        score = log_p + np.float32(self.model.config.similarity_weight) * cosine
-        order = np.lexsort((-cosine, -score))
-        return found[order], score[order]
+            row, log_p, item = row[allowed[item]], log_p[allowed[item]], item[allowed[item]]
+        counts = np.bincount(row, minlength=len(leaves))
+        place = np.arange(len(row)) - np.repeat(counts.cumsum() - counts, counts)
+        items = np.full((len(leaves), int(counts.max(initial=0))), -1, np.int64)
+        scores = np.full(items.shape, -np.inf, np.float32)
+        items[row, place], scores[row, place] = item, log_p
+        return items, scores
 
     def _invalid_rate(self, beams: Beams) -> float:
         """Measured on the codes as written, against the items' table and not the trie: 0 by construction."""

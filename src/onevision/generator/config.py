@@ -30,6 +30,10 @@ class GeneratorTrainingConfig(Section):
     history_dropout: float = Field(0.3, ge=0, le=1, description="prompts whose history is hidden, for cold users")
     token_dropout: float = Field(0.3, ge=0, lt=1, description="image tokens dropped in the last part of S2")
     view_mix: float = Field(2.0, ge=0, description="a of the Beta(a, a) mix of query and item views; 0 for none")
-    similarity_weights: tuple[float, ...] = Field(
-        (0.0, 3.0, 10.0, 30.0), min_length=1, description="tried on validation days when beams are opened into items"
+    taste_rank: int = Field(16, ge=1, description="dimensions of taste in the choice model")
+    choice_epochs: int = Field(10, ge=1, description="passes of the choice model over the clicks")
+    choice_learning_rate: float = Field(5e-3, gt=0)
+    choice_candidates: int = Field(200, ge=2, description="nearest items that a click is set against")
+    guidance: tuple[float, ...] = Field(
+        (0.0, 0.5, 1.0, 2.0), min_length=1, description="taste in the choice of beams, tried on validation days"
     )

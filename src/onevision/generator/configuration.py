@@ -16,8 +16,6 @@ class GeneratorConfig(PretrainedConfig):
         segments: user profiles known in training; row 0 of their table is "unknown".
         quantizer: settings of the codebooks (`ResidualQuantizer.settings`), kept frozen inside the generator.
         generation: identity of these codebooks.
-        similarity_weight: of the cosine of photo and item, beside the log-probability of the item's semantic ID, when
-            beams are opened into items; chosen on validation days.
     """
 
     model_type = "onevision"
@@ -38,7 +36,6 @@ class GeneratorConfig(PretrainedConfig):
         segments: list[str] | None = None,
         quantizer: dict[str, Any] | None = None,
         generation: str = "",
-        similarity_weight: float = 0.0,
         **kwargs: Any,
     ) -> None:
         self.d_model = d_model
@@ -60,5 +57,4 @@ class GeneratorConfig(PretrainedConfig):
             "opq_size": 2,
         }
         self.generation = generation
-        self.similarity_weight = similarity_weight
         super().__init__(**kwargs)

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from onevision.artifacts import finish_artifact, open_artifact, require_same_generation, start_artifact, write_json
+from onevision.data.snapshot import Snapshot
 from onevision.decoding.ranker import GeneratorRanker
 from onevision.encoder.model import Encoder
 from onevision.errors import OneVisionError
 from onevision.features.queries import QuerySet
+from onevision.generator.choice import item_table
+from onevision.generator.choice_fitting import fit_choice
 from onevision.generator.config import GeneratorTrainingConfig
 from onevision.generator.configuration import GeneratorConfig
 from onevision.generator.modelling import Generator
 from onevision.generator.prompts import PromptBuilder
 from onevision.generator.samples import picture_samples, query_samples
 from onevision.generator.training import GeneratorTrainer
+from onevision.generator.traits import item_traits
 from onevision.metrics.ranking import hit_rate
 from onevision.quantization.residual import ResidualQuantizer
 from onevision.report import Figure, ReportTable, StageReport
@@ -50,9 +53,10 @@ def run(
     torch.manual_seed(seed)
     catalogue = Catalogue.open(semantic_ids)
     train = QuerySet.load(pairs, encoder, features, split="train")
-    validation = QuerySet.load(pairs, encoder, features, split="validation", limit=VALIDATION_QUERIES)
-    if not len(validation):
+    held_out = QuerySet.load(pairs, encoder, features, split="validation")
+    if not len(held_out):
         raise OneVisionError(f"{pairs}: no validation query has a click; widen pairing.validation_days")
+    validation = held_out.take(np.arange(len(held_out))[-VALIDATION_QUERIES:])
     generation = parents["quantizer"].generation or ""
     model = build_generator(config, encoder, quantizer, train, generation)
     builder = PromptBuilder(model.config, catalogue)
@@ -69,8 +73,11 @@ def run(
     categories = torch.from_numpy(_category_rows(encoder, catalogue))
     sids = torch.from_numpy(catalogue.codes.astype(np.int64))
     log = GeneratorTrainer(model, config, pictures, clicks, sids, categories, validate, seed).train()
-    by_weight = choose_similarity_weight(model, config, validate)
+    traits = item_traits(catalogue, Snapshot.open(snapshot), encoder)
+    items = item_table(catalogue, train, categories.numpy())
+    choice = fit_choice(ranker, items, traits, train, held_out, config, seed)
     model.save_pretrained(out)
+    choice.model.save_pretrained(out)
     write_json(out / "history.json", {"steps": log.steps, "loss": log.loss, "checks": log.checks, "kept": log.kept})
     curve = line_chart(log.steps, {"loss": list(log.loss)}, title="Generator loss")
     report = StageReport(
@@ -82,7 +89,7 @@ def run(
             "queries_without_target": len(train) - len(np.unique(clicks.row)),
             "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         },
-        metrics={"validation_hit_rate": max(log.checks.values(), default=0.0)},
+        metrics={"validation_hit_rate": max(log.checks.values(), default=0.0), "choice_hit_rate": validate()},
         warnings=[] if log.kept.startswith("S2") else [f"the best check on validation days was {log.kept or 'none'}"],
         tables=[
             ReportTable(
@@ -90,32 +97,12 @@ def run(
                 ["stage and step", "mean of HR@10 and HR@50", "kept"],
                 [[name, round(value, 4), "kept" if name == log.kept else ""] for name, value in log.checks.items()],
             ),
-            ReportTable(
-                "Similarity when beams are opened",
-                ["weight", "mean of HR@10 and HR@50"],
-                [[weight, round(value, 4)] for weight, value in by_weight.items()],
-                f"Kept: {model.config.similarity_weight:g}. 0 is the log-probability of the semantic ID alone.",
-            ),
+            *choice.tables(),
         ],
         figures=[Figure("Generator loss", "svg", curve, "Negative log-probability of the semantic ID; P, S1, S2.")],
     )
     finish_artifact(out, "generator", parents=parents, counts=report.counts)
     return report
-
-
-def choose_similarity_weight(
-    model: Generator, config: GeneratorTrainingConfig, validate: Callable[[], float]
-) -> dict[float, float]:
-    """Set the model's `similarity_weight` to the one that validation days like best.
-
-    On a tie it is the largest: where validation photos are too easy to tell, likeness is what carries over to others.
-    """
-    tried = {}
-    for weight in sorted(config.similarity_weights):
-        model.config.similarity_weight = weight
-        tried[weight] = validate()
-    model.config.similarity_weight = max(tried, key=lambda weight: (tried[weight], weight))
-    return tried
 
 
 def build_generator(

@@ -10,6 +10,7 @@ import torch
 from onevision.artifacts import finish_artifact, open_artifact, require_same_generation, start_artifact, write_json
 from onevision.decoding.ranker import GeneratorRanker
 from onevision.features.queries import QuerySet
+from onevision.generator.choice import ChoiceModel
 from onevision.generator.modelling import Generator
 from onevision.metrics.ranking import hit_rate, mrr
 from onevision.preference.config import PreferenceConfig
@@ -40,7 +41,8 @@ def run(
     torch.manual_seed(seed)
     catalogue = Catalogue.open(semantic_ids)
     model = Generator.from_pretrained(generator)
-    ranker = GeneratorRanker(model, catalogue)
+    choice = ChoiceModel.from_pretrained(generator, catalogue)
+    ranker = GeneratorRanker(model, catalogue, choice)
     train = QuerySet.load(pairs, encoder, features, split="train", limit=config.queries)
     validation = QuerySet.load(pairs, encoder, features, split="validation")
     own = ranker.rank(train, config.beam_width, config.beam_width, progress="own beams")
@@ -65,6 +67,7 @@ def run(
     else:
         model.load_state_dict(best)
     model.save_pretrained(out)
+    choice.save_pretrained(out)
     write_json(out / "history.json", {"steps": monitor.steps, **monitor.values, "kept": best is not None})
     report = _report(monitor, best is not None, lists.counts | {"queries": len(train)})
     finish_artifact(out, "generator", parents=parents, counts=report.counts, extra={"kept": best is not None})

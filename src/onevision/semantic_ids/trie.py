@@ -110,6 +110,13 @@ class Trie:
             masks.insert(0, bounds[1:] > bounds[:-1])
         return masks
 
+    def leaf_ranges(self) -> list[Tensor]:
+        """For each depth 1 .. L, (nodes + 1,): the leaves below node n are `range(ranges[n], ranges[n + 1])`."""
+        ranges = [torch.arange(self.leaves + 1)]
+        for offsets in self.offsets[:0:-1]:
+            ranges.append(ranges[-1][offsets])
+        return ranges[::-1]
+
     def sids(self) -> NDArray[np.int64]:
         """All distinct semantic IDs (leaves, L), sorted: row n is leaf n."""
         columns: list[Tensor] = []

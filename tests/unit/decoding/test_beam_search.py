@@ -184,22 +184,6 @@ def test_buckets_open_in_order_of_similarity(ranker: GeneratorRanker) -> None:
             position += len(bucket)
 
 
-def test_the_similarity_weight_adds_the_cosine_to_the_log_probability(ranker: GeneratorRanker) -> None:
-    count = len(CATALOGUE.item_ids)
-    plain = ranker.rank(QUERIES, CATALOGUE.trie.leaves, count)
-    ranker.model.config.similarity_weight = 7.0
-    try:
-        weighted = ranker.rank(QUERIES, CATALOGUE.trie.leaves, count)
-    finally:
-        ranker.model.config.similarity_weight = 0.0
-    for q in range(len(QUERIES)):
-        score = np.empty(count)
-        score[plain.items[q]] = plain.scores[q]
-        score += 7.0 * (CATALOGUE.embedding @ QUERIES.embedding[q])
-        np.testing.assert_allclose(weighted.scores[q], score[weighted.items[q]], atol=1e-4)
-        assert (np.diff(weighted.scores[q]) <= 1e-6).all()
-
-
 def test_fewer_items_than_asked_for_are_padded(ranker: GeneratorRanker) -> None:
     ranking = ranker.rank(QUERIES, 1, 30)
     sizes = np.bincount(CATALOGUE.bucket)[ranking.leaves[:, 0]]

@@ -65,3 +65,15 @@ def test_a_saved_trie_is_the_same(tmp_path: Path) -> None:
 def test_an_empty_table_has_no_trie() -> None:
     with pytest.raises(ValueError, match="needs semantic IDs"):
         Trie.build(np.zeros((0, 3), int))
+
+
+def test_leaf_ranges_hold_the_leaves_below_every_node() -> None:
+    sids = np.random.default_rng(3).integers(0, 4, (50, 3))
+    trie, _ = Trie.build(sids)
+    distinct = trie.sids().tolist()
+    for depth, bounds in enumerate(trie.leaf_ranges(), 1):
+        prefixes = sorted({tuple(sid[:depth]) for sid in distinct})
+        assert len(bounds) == len(prefixes) + 1
+        for node, prefix in enumerate(prefixes):
+            below = [n for n, sid in enumerate(distinct) if tuple(sid[:depth]) == prefix]
+            assert below == list(range(int(bounds[node]), int(bounds[node + 1])))

@@ -1,0 +1,269 @@
+"""What a shopper picks among the products that the generator writes: a choice model with two intents [ours].
+
+Some shoppers want the very product of the photo, others one like it that is more to their taste. Each intent i is a
+softmax over the candidates j (a latent class logit), and the two are mixed:
+
+    p(j | photo, shopper) = sum_i m_i softmax_j(w_i . f_j),    taste_j = u . v_j
+
+f_j holds how alike the photo and the item are (its views, its mean vector, the photos after which it was clicked), the
+log-probability of its semantic ID, its category, how often it is clicked, whether it is new, and the taste: v_j (k,) is
+a linear map of the item's traits, and the shopper's u is made of their profile and of the v of what they have clicked,
+searched and ordered. Few parameters on purpose: a shop has thousands of clicks to learn them from, not billions.
+
+The decoder reads it too: `node_traits` and `pull` say which branches of the trie are to this shopper's taste, so that
+beams go where the choice will be.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from onevision.artifacts import read_json, write_json
+from onevision.errors import ArtifactError
+from onevision.features.queries import QuerySet
+from onevision.semantic_ids.catalogue import Catalogue
+from onevision.semantic_ids.trie import Trie
+
+FEATURES = ("view", "item", "chosen_after", "category", "popularity", "new", "semantic_id", "taste")
+COSINE_SCALE = 10.0
+"""Cosines differ by tenths between neighbours; log-probabilities by units."""
+INTENTS = ("this very product", "one like it")
+HISTORIES = ("recent_clicked", "recent_searched", "recent_ordered", "long_history")
+PSEUDO_PHOTOS = 2.0
+"""An item's own vector counts as so many photos among those after which it was clicked."""
+HOPELESS = -1e6
+"""Instead of minus infinity, whose gradient is not a number."""
+WEIGHTS, SETTINGS = "choice.safetensors", "choice.json"
+
+
+class Shoppers(NamedTuple):
+    """B searches: photo vectors (B, d), log of the category mixture (B, K), profile row (B,), 0 for unknown, and the
+    item numbers of the four histories (B, 4, H), -1 for none."""
+
+    embedding: Tensor
+    category: Tensor
+    segment: Tensor
+    histories: Tensor
+
+
+class ItemTable(NamedTuple):
+    """I items: category row (I,), sum of the photos after which each was clicked (I, d), clicks (I,), new (I,) bool."""
+
+    category: Tensor
+    photos: Tensor
+    clicks: Tensor
+    new: Tensor
+
+
+class ChoiceModel(nn.Module):
+    """Scores candidates for shoppers.
+
+    Args:
+        items: what is known of each item; `taste` (I, k) starts at zero and is set by training.
+        segments: profiles.
+        rank: k, dimensions of taste.
+        history_length: items read of each history.
+
+    Attributes:
+        guidance: how much taste counts against the log-probability while beams are chosen.
+    """
+
+    taste: Tensor
+    item_category: Tensor
+    item_photos: Tensor
+    item_clicks: Tensor
+    item_new: Tensor
+
+    def __init__(self, items: ItemTable, segments: list[str], rank: int, history_length: int) -> None:
+        super().__init__()
+        self.segments, self.history_length = segments, history_length
+        self.guidance = 1.0
+        self.register_buffer("taste", torch.zeros(len(items.new), rank))
+        self.register_buffer("item_category", items.category)
+        self.register_buffer("item_photos", items.photos)
+        self.register_buffer("item_clicks", items.clicks)
+        self.register_buffer("item_new", items.new)
+        self.segment = nn.Embedding(len(segments) + 1, rank)
+        nn.init.normal_(self.segment.weight, std=0.1)
+        self.bias = nn.Parameter(torch.zeros(rank))
+        self.reading = nn.Parameter(torch.tensor([0.5, -0.2, 0.2, 0.5]))
+        self.log_pseudo_items = nn.Parameter(torch.tensor(1.5))
+        start = torch.zeros(len(INTENTS), len(FEATURES))
+        start[:, 0] = torch.tensor([4.0, 1.0])
+        start[:, -1] = torch.tensor([0.1, 1.0])
+        self.weights = nn.Parameter(start)
+        self.intent = nn.Parameter(torch.zeros(len(INTENTS)))
+        self.dropout = nn.Dropout(0.2)
+
+    def attach(self, catalogue: Catalogue) -> ChoiceModel:
+        """Use the vectors of a catalogue; `ArtifactError` if it is another one than the items were read from."""
+        if len(catalogue.item_ids) != len(self.item_new):
+            raise ArtifactError(
+                f"{catalogue.artifact.path}: {len(catalogue.item_ids)} items, and the generator's choice model knows "
+                f"{len(self.item_new)}; run the stage sft again"
+            )
+        self._embedding = torch.from_numpy(catalogue.embedding)
+        self._views = torch.from_numpy(catalogue.view_embedding)
+        self._view_rows = torch.from_numpy(_padded_views(catalogue.view_item, len(catalogue.item_ids)))
+        chosen_after = self.item_photos + PSEUDO_PHOTOS * self._embedding
+        self._chosen_after, self._chosen_after_square = chosen_after, chosen_after.square().sum(1)
+        self._number = catalogue.numbers()
+        self._digest = items_digest(catalogue)
+        return self
+
+    def read(self, queries: QuerySet) -> Shoppers:
+        """What is known of the shoppers before they choose; items that are not in the catalogue are left out."""
+        histories = np.full((len(queries), len(HISTORIES), self.history_length), -1)
+        for place, name in enumerate(HISTORIES):
+            for row, items in enumerate(getattr(queries, name)):
+                known = [self._number[item] for item in items if item in self._number][: self.history_length]
+                histories[row, place, : len(known)] = known
+        code = {name: n for n, name in enumerate(self.segments, 1)}
+        return Shoppers(
+            torch.from_numpy(queries.embedding),
+            torch.from_numpy(queries.category.astype(np.float32)).clamp_min(1e-3).log(),
+            torch.tensor([code.get(segment or "", 0) for segment in queries.segment], dtype=torch.long),
+            torch.from_numpy(histories),
+        )
+
+    def known(self, shoppers: Shoppers, items: Tensor, own: Tensor | None = None) -> Tensor:
+        """All features (B, C, 6) but the last two, of candidates `items` (B, C): those that training does not change.
+
+        Args:
+            own: (B, C) clicks on the candidate that these very searches made; they are taken out, or training would
+                learn to look the answer up.
+        """
+        photo = shoppers.embedding[:, :, None]
+        view = (self._views[self._view_rows[items]] @ photo[:, None]).squeeze(-1).amax(-1)
+        item = (self._embedding[items] @ photo).squeeze(-1)
+        dot = (self._chosen_after[items] @ photo).squeeze(-1)
+        square, clicks = self._chosen_after_square[items], self.item_clicks[items]
+        if own is not None:
+            # |s - n e|^2 and (s - n e) . e of photos e of length 1 that were summed n times into s
+            dot, square, clicks = dot - own, square - 2 * own * dot + own.square(), clicks - own
+        chosen_after = dot / square.clamp_min(1e-6).sqrt()
+        category = shoppers.category.gather(1, self.item_category[items])
+        popularity, new = self._prior(clicks, self.item_new[items])
+        cosines = [COSINE_SCALE * c for c in (view, item, chosen_after)]
+        return torch.stack([*cosines, category, popularity, new], -1)
+
+    def user(self, shoppers: Shoppers) -> Tensor:
+        """u (B, k): profile, and what the histories hold, each shrunk towards nothing when it is short."""
+        there = shoppers.histories >= 0
+        summed = (self.taste[shoppers.histories.clamp_min(0)] * there[..., None]).sum(2)
+        mean = summed / (there.sum(2, keepdim=True) + self.log_pseudo_items.exp())
+        u = self.bias + self.segment(shoppers.segment) + (self.reading[:, None] * mean).sum(1)
+        dropped: Tensor = self.dropout(u)
+        return dropped
+
+    def forward(self, known: Tensor, log_p: Tensor, taste: Tensor, valid: Tensor) -> Tensor:
+        """log p(j | photo, shopper) (B, C) among the valid candidates; hopelessly low for the others.
+
+        Args:
+            known: (B, C, 6); log_p: (B, C) log-probability of the semantic ID; taste: (B, C) of `user` and `taste`.
+        """
+        features = torch.cat([known, log_p[..., None], taste[..., None]], -1)
+        scores = (features @ self.weights.T).masked_fill(~valid[..., None], HOPELESS).log_softmax(1)
+        return (scores + self.intent.log_softmax(0)).logsumexp(-1)
+
+    @torch.inference_mode()
+    def score(self, shoppers: Shoppers, items: Tensor, log_p: Tensor) -> Tensor:
+        """`forward` for candidates (B, C), -1 for none, and their log-probabilities; -inf where there is none."""
+        valid = items >= 0
+        items = items.clamp_min(0)
+        taste = (self.taste[items] @ self.user(shoppers)[..., None]).squeeze(-1)
+        scores: Tensor = self(self.known(shoppers, items), log_p.masked_fill(~valid, 0.0), taste, valid)
+        return scores.masked_fill(~valid, -torch.inf)
+
+    # --- Guidance of the beams
+
+    def node_traits(self, trie: Trie, bucket: Tensor) -> list[Tensor]:
+        """For each depth of the trie, the mean (nodes, k + 2) of taste, popularity and newness below its nodes."""
+        popularity, new = self._prior(self.item_clicks, self.item_new)
+        traits = torch.cat([self.taste, popularity[:, None], new[:, None]], 1).double()
+        sums = torch.zeros(trie.leaves, traits.shape[1], dtype=torch.double).index_add_(0, bucket, traits)
+        counts = torch.bincount(bucket, minlength=trie.leaves).double()
+        means = []
+        for start in trie.leaf_ranges():
+            first, last = start[:-1], start[1:]
+            total, size = (F.pad(x.cumsum(0), (*(0, 0) * (x.ndim - 1), 1, 0)) for x in (sums, counts))
+            means.append(((total[last] - total[first]) / (size[last] - size[first])[:, None]).float())
+        return means
+
+    @torch.inference_mode()
+    def pull(self, shoppers: Shoppers) -> Tensor:
+        """(B, k + 2): its product with `node_traits` is added to the log-probability when beams are chosen."""
+        weight = dict(zip(FEATURES, self.weights[INTENTS.index("one like it")], strict=True))
+        priors = torch.stack([weight["popularity"], weight["new"]]).expand(len(shoppers.segment), -1)
+        return self.guidance * torch.cat([weight["taste"] * self.user(shoppers), priors], 1)
+
+    def _prior(self, clicks: Tensor, new: Tensor) -> tuple[Tensor, Tensor]:
+        """Log click count against the usual one, and newness; nobody can have clicked what is new."""
+        old = ~self.item_new
+        usual = self.item_clicks[old].mean() if old.any() else self.item_clicks.new_zeros(())
+        return ((clicks + 0.5) / (usual + 0.5)).log() * ~new, new.float()
+
+    # --- Files
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Write `choice.safetensors` and `choice.json`."""
+        save_file({name: value.contiguous() for name, value in self.state_dict().items()}, folder / WEIGHTS)
+        settings = {
+            "segments": self.segments,
+            "history_length": self.history_length,
+            "guidance": self.guidance,
+            "items": self._digest,
+            "features": list(FEATURES),
+            "intents": list(INTENTS),
+        }
+        write_json(folder / SETTINGS, settings)
+
+    @classmethod
+    def from_pretrained(cls, folder: Path, catalogue: Catalogue) -> ChoiceModel:
+        """Read what `save_pretrained` wrote, for the same catalogue."""
+        settings, tensors = read_json(folder / SETTINGS), load_file(folder / WEIGHTS)
+        if settings["items"] != items_digest(catalogue):
+            raise ArtifactError(
+                f"{folder}: its choice model was trained on other items than {catalogue.artifact.path} holds; "
+                "run the stage sft again"
+            )
+        names = ("item_category", "item_photos", "item_clicks", "item_new")
+        items = ItemTable(*(tensors[name] for name in names))
+        model = cls(items, settings["segments"], tensors["taste"].shape[1], settings["history_length"])
+        model.load_state_dict(tensors)
+        model.guidance = float(settings["guidance"])
+        return model.attach(catalogue).eval().requires_grad_(False)
+
+
+def item_table(catalogue: Catalogue, train: QuerySet, category: NDArray[np.int64]) -> ItemTable:
+    """What training searches say of each item; `category` (I,) are rows of the encoder's categories."""
+    number = catalogue.numbers()
+    pairs = [(row, number[i]) for row, clicked in enumerate(train.clicked) for i in clicked if i in number]
+    query, item = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
+    photos = np.zeros_like(catalogue.embedding)
+    np.add.at(photos, item, train.embedding[query])
+    clicks = np.bincount(item, minlength=len(photos)).astype(np.float32)
+    new = catalogue.table["cold"].to_numpy(zero_copy_only=False).astype(bool)
+    return ItemTable(*(torch.from_numpy(x) for x in (category.clip(0), photos, clicks, new.copy())))
+
+
+def items_digest(catalogue: Catalogue) -> str:
+    """Names the items of a catalogue and their order."""
+    return hashlib.sha256("\n".join(catalogue.item_ids).encode()).hexdigest()[:16]
+
+
+def _padded_views(view_item: NDArray[np.int64], items: int) -> NDArray[np.int64]:
+    """Rows (I, V) of each item's views, which stand together; where an item has fewer, its first one again."""
+    start = np.searchsorted(view_item, np.arange(items + 1))
+    count = np.diff(start)
+    place = np.arange(count.max())
+    return start[:-1, None] + np.where(place < count[:, None], place, 0)

@@ -1,0 +1,85 @@
+"""The steps that give a trained generator its choice model: tastes, guidance of the beams, calibration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onevision.decoding.ranker import GeneratorRanker
+from onevision.features.queries import QuerySet
+from onevision.generator.choice import FEATURES, INTENTS, ChoiceModel, ItemTable
+from onevision.generator.choice_training import calibrate_choice, clicks_among, nearest_candidates, train_choice
+from onevision.generator.config import GeneratorTrainingConfig
+from onevision.report import ReportTable
+
+BEAMS = 100
+
+
+@dataclass
+class FittedChoice:
+    """A choice model and how it came about: NDCG by epoch, and by guidance the share of clicks that beams found."""
+
+    model: ChoiceModel
+    ndcg: list[float]
+    found: dict[float, float]
+
+    def tables(self) -> list[ReportTable]:
+        """For the stage's page."""
+        weights, shares = self.model.weights.tolist(), self.model.intent.softmax(0).tolist()
+        rows = [[name, *(round(intent[n], 2) for intent in weights)] for n, name in enumerate(FEATURES)]
+        best = int(np.argmax(self.ndcg))
+        return [
+            ReportTable(
+                "What shoppers choose by",
+                ["feature", *(f"{name} ({100 * share:.0f} %)" for name, share in zip(INTENTS, shares, strict=True))],
+                rows,
+                f"Weights of the two intents. Tastes are of epoch {best + 1} of {len(self.ndcg)}, "
+                f"NDCG {self.ndcg[best]:.4f} on validation days.",
+            ),
+            ReportTable(
+                "Taste in the choice of beams",
+                ["guidance", "clicks found"],
+                [[guidance, round(share, 4)] for guidance, share in self.found.items()],
+                f"Kept: {self.model.guidance:g}. Share of validation clicks among the items of {BEAMS} beams.",
+            ),
+        ]
+
+
+def fit_choice(
+    ranker: GeneratorRanker,
+    items: ItemTable,
+    traits: NDArray[np.float32],
+    train: QuerySet,
+    validation: QuerySet,
+    config: GeneratorTrainingConfig,
+    seed: int,
+) -> FittedChoice:
+    """Train a choice model for the ranker's generator, and let the ranker use it."""
+    catalogue = ranker.catalogue
+    model = ChoiceModel(items, ranker.model.config.segments, config.taste_rank, config.long_history_length)
+    model.attach(catalogue)
+    shoppers, later = model.read(train), model.read(validation)
+    near = nearest_candidates(catalogue, train, config.choice_candidates)
+    clicks = clicks_among(model, shoppers, train, catalogue, near, None, config, counted=True)
+    near = nearest_candidates(catalogue, validation, config.choice_candidates)
+    measured = clicks_among(model, later, validation, catalogue, near, None, config, counted=False)
+    ndcg = train_choice(model, traits, clicks, shoppers, measured, later, config, seed)
+    number = catalogue.numbers()
+    first = np.array([number.get(clicked[0], -2) for clicked in validation.clicked])
+    shares: dict[float, float] = {}
+    found = {}
+    for guidance in sorted(config.guidance):
+        model.guidance = guidance
+        ranker.use_choice(model)
+        found[guidance] = ranker.find(validation, BEAMS)
+        shares[guidance] = float((found[guidance][0] == first[:, None]).any(axis=1).mean())
+    model.guidance = max(shares, key=lambda guidance: (shares[guidance], -guidance))
+    candidates, log_p = found[model.guidance]
+    calibrate_choice(
+        model, clicks_among(model, later, validation, catalogue, candidates, log_p, config, counted=False), later
+    )
+    model.requires_grad_(False)
+    ranker.use_choice(model)
+    return FittedChoice(model, ndcg, shares)

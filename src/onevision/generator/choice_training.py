@@ -1,0 +1,192 @@
+"""Training of the choice model: tastes on the training searches, then the weights once more on validation days.
+
+The photos of training searches were trained on by the encoder too, so there every photo looks like its product as no
+new photo will. The few weights of likeness against everything else are therefore fitted again on validation days,
+among what the beams find there.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from onevision.features.queries import QuerySet
+from onevision.generator.choice import ChoiceModel, Shoppers
+from onevision.generator.config import GeneratorTrainingConfig
+from onevision.semantic_ids.catalogue import Catalogue
+
+BATCH_SIZE = 256
+WEIGHT_LEARNING_RATE = 0.02
+WEIGHT_DECAY = 1.0
+CALIBRATION_STEPS = 200
+PRIOR_DEVIATION = 1.0
+"""How far calibration is expected to move a weight; a handful of searches moves it less."""
+
+
+class Clicks(NamedTuple):
+    """S clicks as choices among candidates: shoppers' rows (S,), candidates (S, C) with the click first, the features
+    of them that do not change (S, C, 6), log-probabilities (S, C), valid (S, C) bool, weight (S,)."""
+
+    row: Tensor
+    items: Tensor
+    known: Tensor
+    log_p: Tensor
+    valid: Tensor
+    weight: Tensor
+
+
+def nearest_candidates(catalogue: Catalogue, queries: QuerySet, count: int) -> NDArray[np.int64]:
+    """(Q, at most `count`) item numbers whose mean vector is nearest to each photo."""
+    count = min(count, len(catalogue.item_ids))
+    vectors = torch.from_numpy(catalogue.embedding).T
+    parts = torch.from_numpy(queries.embedding).split(1024)
+    return torch.cat([(part @ vectors).topk(count, dim=1).indices for part in parts]).numpy()
+
+
+def clicks_among(
+    model: ChoiceModel,
+    shoppers: Shoppers,
+    queries: QuerySet,
+    catalogue: Catalogue,
+    candidates: NDArray[np.int64],
+    log_p: NDArray[np.float32] | None,
+    config: GeneratorTrainingConfig,
+    *,
+    counted: bool,
+) -> Clicks:
+    """Clicks and orders of searches as choices among `candidates` (Q, C) of each search, -1 for none.
+
+    Args:
+        log_p: (Q, C) log-probabilities of the candidates; then a click that is not among them is left out. Without,
+            they count as unknown (0), and the click joins the candidates.
+        counted: the searches are those whose clicks the item table counts.
+    """
+    number = catalogue.numbers()
+    rows, targets, weights = [], [], []
+    for query, (clicked, ordered) in enumerate(zip(queries.clicked, queries.ordered, strict=True)):
+        for item in dict.fromkeys([*clicked, *ordered]):
+            if item in number and (log_p is None or number[item] in candidates[query]):
+                rows.append(query)
+                targets.append(number[item])
+                weights.append(config.order_weight if item in ordered else 1.0)
+    row, target = np.array(rows, dtype=np.int64), np.array(targets, dtype=np.int64)
+    others = np.where(candidates[row] == target[:, None], -1, candidates[row])
+    items = np.concatenate([target[:, None], others], axis=1)
+    found = np.zeros(items.shape, np.float32)
+    if log_p is not None:
+        found[:, 1:] = log_p[row]
+        found[:, 0] = np.where(candidates[row] == target[:, None], log_p[row], 0).sum(1)
+    own = np.zeros(items.shape, np.float32)
+    if counted:
+        for place, n in enumerate(rows):
+            those = np.array([number[item] for item in queries.clicked[n] if item in number], dtype=np.int64)
+            own[place] = (items[place][:, None] == those).sum(1)
+    chosen, valid = torch.from_numpy(items), torch.from_numpy(items >= 0)
+    known = [
+        model.known(_of(shoppers, torch.from_numpy(row[part])), chosen[part].clamp_min(0), torch.from_numpy(own[part]))
+        for part in np.array_split(np.arange(len(row)), len(row) // 512 + 1)
+    ]
+    return Clicks(
+        torch.from_numpy(row),
+        chosen,
+        torch.cat(known),
+        torch.from_numpy(np.where(items >= 0, found, 0).astype(np.float32)),
+        valid,
+        torch.tensor(weights, dtype=torch.float32),
+    )
+
+
+def train_choice(
+    model: ChoiceModel,
+    traits: NDArray[np.float32],
+    clicks: Clicks,
+    shoppers: Shoppers,
+    measured: Clicks,
+    measured_shoppers: Shoppers,
+    config: GeneratorTrainingConfig,
+    seed: int,
+) -> list[float]:
+    """Learn tastes from training clicks; keeps the epoch that says most of the `measured` ones on validation days.
+
+    Args:
+        traits: (I, F) of the items (`generator.traits`).
+
+    Returns:
+        NDCG of every epoch.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    described = torch.from_numpy(traits)
+    described = described / described.shape[1] ** 0.5
+    taste_of = nn.Linear(traits.shape[1], model.taste.shape[1], bias=False)
+    nn.init.normal_(taste_of.weight, std=0.6, generator=generator)
+    own = [model.weights, model.intent]
+    others = [p for n, p in model.named_parameters() if n not in ("weights", "intent")]
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": [*others, taste_of.weight], "weight_decay": WEIGHT_DECAY},
+            {"params": own, "lr": WEIGHT_LEARNING_RATE, "weight_decay": 0.0},
+        ],
+        lr=config.choice_learning_rate,
+    )
+    scores: list[float] = []
+    best: dict[str, Tensor] = {}
+    for _ in tqdm(range(config.choice_epochs), desc="sft choice", disable=None):
+        model.train()
+        for batch in torch.randperm(len(clicks.row), generator=generator).split(BATCH_SIZE):
+            model.taste = taste_of(described)
+            loss = choice_loss(model, clicks, shoppers, batch)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+        model.eval()
+        model.taste = taste_of(described).detach()
+        scores.append(_ndcg(model, measured, measured_shoppers))
+        if scores[-1] == max(scores):
+            best = copy.deepcopy(model.state_dict())
+    model.load_state_dict(best)
+    return scores
+
+
+def calibrate_choice(model: ChoiceModel, clicks: Clicks, shoppers: Shoppers) -> None:
+    """Fit the weights of the features and of the intents again on other clicks, drawn towards what they are."""
+    start = [model.weights.detach().clone(), model.intent.detach().clone()]
+    fitted = [model.weights, model.intent]
+    optimizer = torch.optim.Adam(fitted, lr=WEIGHT_LEARNING_RATE)
+    everything = torch.arange(len(clicks.row))
+    model.eval()
+    for _ in range(CALIBRATION_STEPS if len(everything) else 0):
+        moved = sum(((p - s) / PRIOR_DEVIATION).square().sum() for p, s in zip(fitted, start, strict=True))
+        loss = choice_loss(model, clicks, shoppers, everything) + moved / (2 * len(everything))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+
+
+def choice_loss(model: ChoiceModel, clicks: Clicks, shoppers: Shoppers, batch: Tensor) -> Tensor:
+    """Weighted mean of -log p(click | photo, shopper) of the clicks `batch` (B,)."""
+    weight = clicks.weight[batch]
+    return -(_log_p(model, clicks, shoppers, batch)[:, 0] * weight).sum() / weight.sum()
+
+
+def _log_p(model: ChoiceModel, clicks: Clicks, shoppers: Shoppers, batch: Tensor) -> Tensor:
+    user = model.user(_of(shoppers, clicks.row[batch]))
+    taste = (model.taste[clicks.items[batch].clamp_min(0)] @ user[..., None]).squeeze(-1)
+    log_p: Tensor = model(clicks.known[batch], clicks.log_p[batch], taste, clicks.valid[batch])
+    return log_p
+
+
+@torch.no_grad()
+def _ndcg(model: ChoiceModel, clicks: Clicks, shoppers: Shoppers) -> float:
+    log_p = _log_p(model, clicks, shoppers, torch.arange(len(clicks.row)))
+    place = (log_p > log_p[:, :1]).sum(1)
+    return float((1 / torch.log2(place + 2.0)).mean()) if len(place) else 0.0
+
+
+def _of(shoppers: Shoppers, rows: Tensor) -> Shoppers:
+    return Shoppers(*(value[rows] for value in shoppers))

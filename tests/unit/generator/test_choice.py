@@ -1,0 +1,230 @@
+"""The choice model: against loops, against recomputed tables, and on a shop whose tastes are known."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from onevision.decoding.ranker import GeneratorRanker
+from onevision.errors import ArtifactError
+from onevision.features.queries import QuerySet
+from onevision.generator.choice import ChoiceModel, Shoppers, item_table
+from onevision.generator.choice_fitting import fit_choice
+from onevision.generator.choice_training import calibrate_choice, choice_loss, clicks_among, nearest_candidates
+from onevision.generator.config import GeneratorTrainingConfig
+from onevision.metrics.ranking import mrr
+from tests.support.generators import make_catalogue, make_generator, make_queries
+
+CATALOGUE, QUANTIZER = make_catalogue()
+QUERIES = make_queries(CATALOGUE)
+CATEGORY = np.arange(len(CATALOGUE.item_ids)) % 3
+CONFIG = GeneratorTrainingConfig(choice_candidates=20, taste_rank=2, guidance=(0.0, 1.0))
+
+
+def make_choice(queries: QuerySet = QUERIES, seed: int = 0) -> ChoiceModel:
+    torch.manual_seed(seed)
+    model = ChoiceModel(item_table(CATALOGUE, queries, CATEGORY), ["new", "old"], 3, 4).attach(CATALOGUE)
+    model.taste = torch.randn_like(model.taste)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    return model.eval().requires_grad_(False)
+
+
+def without(shoppers: Shoppers, row: int) -> Shoppers:
+    return Shoppers(*(value[row : row + 1] for value in shoppers))
+
+
+def test_scores_are_those_of_plain_loops() -> None:
+    model = make_choice()
+    shoppers = model.read(QUERIES)
+    items = torch.stack([torch.randperm(len(CATALOGUE.item_ids))[:7] for _ in range(len(QUERIES))])
+    log_p = torch.randn(items.shape)
+    scores = model.score(shoppers, items, log_p)
+    number = CATALOGUE.numbers()
+    for row in range(len(QUERIES)):
+        photo = QUERIES.embedding[row]
+        user = model.bias + model.segment.weight[{"new": 1, "old": 2}.get(QUERIES.segment[row] or "", 0)]
+        for weight, name in zip(
+            model.reading, ("recent_clicked", "recent_searched", "recent_ordered", "long_history"), strict=True
+        ):
+            known = [number[i] for i in getattr(QUERIES, name)[row]][:4]
+            for item in known:
+                user = user + weight * model.taste[item] / (len(known) + model.log_pseudo_items.exp())
+        logits = np.zeros((2, items.shape[1]))
+        for place, item in enumerate(items[row].tolist()):
+            clicked = [q for q in range(len(QUERIES)) if CATALOGUE.item_ids[item] in QUERIES.clicked[q]]
+            after = QUERIES.embedding[clicked].sum(0) + 2.0 * CATALOGUE.embedding[item]
+            new = bool(CATALOGUE.table["cold"][item].as_py())
+            usual = float(model.item_clicks[~model.item_new].mean())
+            features = [
+                10 * max(CATALOGUE.view_embedding[v] @ photo for v in np.flatnonzero(CATALOGUE.view_item == item)),
+                10 * CATALOGUE.embedding[item] @ photo,
+                10 * after @ photo / np.linalg.norm(after),
+                np.log(max(float(QUERIES.category[row, CATEGORY[item]]), 1e-3)),
+                0.0 if new else np.log((len(clicked) + 0.5) / (usual + 0.5)),
+                float(new),
+                float(log_p[row, place]),
+                float(model.taste[item] @ user),
+            ]
+            logits[:, place] = model.weights.numpy() @ np.array(features)
+        shares = model.intent.softmax(0).numpy()
+        expected = sum(share * np.exp(one) / np.exp(one).sum() for share, one in zip(shares, logits, strict=True))
+        np.testing.assert_allclose(scores[row].exp().numpy(), expected, rtol=2e-3, atol=1e-6)
+
+
+def test_own_clicks_are_taken_out_of_what_items_are_known_by() -> None:
+    others = QUERIES.take(np.arange(1, len(QUERIES)))
+    model, other = make_choice(), make_choice(others)
+    shoppers = without(model.read(QUERIES), 0)
+    items = torch.arange(len(CATALOGUE.item_ids))[None]
+    own = torch.zeros(items.shape)
+    own[0, CATALOGUE.numbers()[QUERIES.clicked[0][0]]] = 1
+    seen, blind = model.known(shoppers, items, own), other.known(shoppers, items)
+    torch.testing.assert_close(seen[..., :4], blind[..., :4], rtol=1e-4, atol=1e-4)
+    clicked = own[0] > 0
+    level = model.known(shoppers, items)[..., 4] - blind[..., 4]  # the usual count moves by a constant
+    assert (seen[0, clicked, 4] < model.known(shoppers, items)[0, clicked, 4]).all()
+    assert torch.isfinite(level).all()
+
+
+def test_padding_and_batch_change_nothing() -> None:
+    model = make_choice()
+    shoppers = model.read(QUERIES)
+    items = torch.stack([torch.randperm(len(CATALOGUE.item_ids))[:6] for _ in range(len(QUERIES))])
+    log_p = torch.randn(items.shape)
+    whole = model.score(shoppers, items, log_p)
+    padded = torch.cat([items, torch.full((len(items), 3), -1)], 1)
+    more = model.score(shoppers, padded, torch.cat([log_p, torch.full((len(items), 3), -torch.inf)], 1))
+    torch.testing.assert_close(more[:, :6], whole)
+    assert (more[:, 6:] == -torch.inf).all()
+    for row in range(len(QUERIES)):
+        one = model.score(without(shoppers, row), items[row : row + 1], log_p[row : row + 1])
+        torch.testing.assert_close(one[0], whole[row])
+
+
+def test_traits_of_a_node_are_the_mean_of_the_items_below_it() -> None:
+    model = make_choice()
+    bucket = torch.from_numpy(CATALOGUE.bucket)
+    means = model.node_traits(CATALOGUE.trie, bucket)
+    sids = CATALOGUE.codes.astype(np.int64)
+    for depth, table in enumerate(means, 1):
+        prefixes = sorted({tuple(sid[:depth]) for sid in sids.tolist()})
+        assert len(table) == len(prefixes)
+        for node, prefix in enumerate(prefixes):
+            below = [n for n, sid in enumerate(sids.tolist()) if tuple(sid[:depth]) == prefix]
+            torch.testing.assert_close(table[node, :3], model.taste[below].mean(0), rtol=1e-4, atol=1e-5)
+
+
+def test_guided_beams_go_where_the_taste_is_and_keep_their_log_probabilities() -> None:
+    ranker = GeneratorRanker(make_generator(QUANTIZER), CATALOGUE)
+    plain, log_p = ranker.find(QUERIES, CATALOGUE.trie.leaves)
+    choice = make_choice()
+    ranker.use_choice(choice)
+    guided, guided_log_p = ranker.find(QUERIES, CATALOGUE.trie.leaves)
+    for row in range(len(QUERIES)):
+        both = [
+            dict(zip(i[row].tolist(), s[row].tolist(), strict=True))
+            for i, s in ((plain, log_p), (guided, guided_log_p))
+        ]
+        assert both[0].keys() == both[1].keys()
+        for item, score in both[0].items():
+            assert both[1][item] == pytest.approx(score, abs=1e-4)
+    liked = int(CATALOGUE.bucket[0])
+    choice.taste = torch.zeros_like(choice.taste)
+    choice.taste[CATALOGUE.bucket == liked] = 1e4
+    torch.nn.init.zeros_(choice.weights)
+    choice.weights[1, -1] = 1.0
+    torch.nn.init.ones_(choice.bias)
+    torch.nn.init.zeros_(choice.segment.weight)
+    torch.nn.init.zeros_(choice.reading)
+    ranker.use_choice(choice)
+    found, _ = ranker.find(QUERIES, 1)
+    assert (CATALOGUE.bucket[found[:, 0]] == liked).all()
+
+
+def test_it_is_read_back_as_it_was_written_and_only_for_its_own_items(tmp_path: Path) -> None:
+    model = make_choice()
+    model.guidance = 0.5
+    model.save_pretrained(tmp_path)
+    again = ChoiceModel.from_pretrained(tmp_path, CATALOGUE)
+    assert again.guidance == 0.5
+    items = torch.arange(len(CATALOGUE.item_ids)).expand(len(QUERIES), -1)
+    log_p = torch.zeros(items.shape)
+    torch.testing.assert_close(
+        again.score(again.read(QUERIES), items, log_p), model.score(model.read(QUERIES), items, log_p)
+    )
+    other = dataclasses.replace(CATALOGUE, item_ids=[f"x{n}" for n in range(len(CATALOGUE.item_ids))])
+    with pytest.raises(ArtifactError, match="trained on other items"):
+        ChoiceModel.from_pretrained(tmp_path, other)
+
+
+def shop_with_tastes(count: int, seed: int) -> tuple[QuerySet, np.ndarray]:
+    """Searches whose users like one of two kinds of items, which their history and nothing else gives away."""
+    rng = np.random.default_rng(seed)
+    kind = np.arange(len(CATALOGUE.item_ids)) % 2
+    queries = make_queries(CATALOGUE, count, seed)
+    names = np.array(CATALOGUE.item_ids)
+    near = nearest_candidates(CATALOGUE, queries, 10)
+    for row in range(count):
+        likes = row % 2
+        liked = near[row][kind[near[row]] == likes]
+        queries.clicked[row] = [str(names[liked[0]])] if len(liked) else []
+        history = [str(n) for n in rng.choice(names[kind == likes], 4)]
+        queries.recent_clicked[row], queries.long_history[row] = history, history
+        queries.recent_searched[row], queries.recent_ordered[row], queries.segment[row] = [], [], None
+    return queries, kind
+
+
+def test_tastes_are_learnt_from_clicks_and_read_from_histories() -> None:
+    train, kind = shop_with_tastes(300, 1)
+    later, _ = shop_with_tastes(120, 2)
+    traits = np.stack([2.0 * kind - 1, np.ones(len(kind))], 1).astype(np.float32)
+    ranker = GeneratorRanker(make_generator(QUANTIZER), CATALOGUE)
+    fitted = fit_choice(ranker, item_table(CATALOGUE, train, CATEGORY), traits, train, later, CONFIG, 3)
+    test, _ = shop_with_tastes(100, 4)
+    test = test.take([row for row, clicked in enumerate(test.clicked) if clicked])
+    number = CATALOGUE.numbers()
+    relevant = [[number[clicked[0]]] for clicked in test.clicked]
+    likes = kind[[number[history[0]] for history in test.long_history]]
+    strangers = test.with_histories_of(np.array([np.flatnonzero(likes != mine)[0] for mine in likes]))
+    own, other = (mrr(ranker.rank(q, 20, 10).items, relevant, 10).mean() for q in (test, strangers))
+    assert own > other + 0.15
+    assert fitted.tables()[0].rows[-1][0] == "taste"
+
+
+def test_calibration_lowers_the_loss_and_a_few_clicks_move_it_little() -> None:
+    queries, _ = shop_with_tastes(200, 5)
+    model = make_choice(queries)
+    shoppers = model.read(queries)
+    near = nearest_candidates(CATALOGUE, queries, 20)
+    clicks = clicks_among(
+        model, shoppers, queries, CATALOGUE, near, np.zeros(near.shape, np.float32), CONFIG, counted=False
+    )
+    model.requires_grad_(True)
+    everything = torch.arange(len(clicks.row))
+    before, start = float(choice_loss(model, clicks, shoppers, everything)), model.weights.detach().clone()
+    calibrate_choice(model, clicks, shoppers)
+    assert float(choice_loss(model, clicks, shoppers, everything)) < before - 0.05
+    moved = float((model.weights - start).norm())
+    few = make_choice(queries)
+    few.requires_grad_(True)
+    two = clicks._replace(**{name: getattr(clicks, name)[:1] for name in clicks._fields})
+    calibrate_choice(few, two, shoppers)
+    assert float((few.weights - start).norm()) < moved
+
+
+def test_a_click_is_set_against_its_candidates_once() -> None:
+    model = make_choice()
+    shoppers = model.read(QUERIES)
+    near = nearest_candidates(CATALOGUE, QUERIES, 15)
+    clicks = clicks_among(model, shoppers, QUERIES, CATALOGUE, near, None, CONFIG, counted=True)
+    number = CATALOGUE.numbers()
+    for place, row in enumerate(clicks.row.tolist()):
+        items = clicks.items[place][clicks.valid[place]].tolist()
+        assert items[0] == number[QUERIES.clicked[row][0]]
+        assert len(items) == len(set(items))
+        assert set(items) == {*near[row].tolist(), items[0]}
