@@ -22,7 +22,7 @@ from tests.support.generators import make_catalogue, make_generator, make_querie
 CATALOGUE, QUANTIZER = make_catalogue()
 QUERIES = make_queries(CATALOGUE)
 CATEGORY = np.arange(len(CATALOGUE.item_ids)) % 3
-CONFIG = GeneratorTrainingConfig(choice_candidates=20, taste_rank=2, guidance=(0.0, 1.0))
+CONFIG = GeneratorTrainingConfig(choice_candidates=20, choice_epochs=80, taste_rank=2, guidance=(0.0, 1.0))
 
 
 def make_choice(queries: QuerySet = QUERIES, seed: int = 0) -> ChoiceModel:

@@ -153,7 +153,9 @@ def test_a_filter_lets_through_what_it_asks_for_and_nothing_else(searcher: Searc
     ):
         wanted = [hit for hit in every if fits(hit)]
         assert 0 < len(wanted) < len(every)
-        assert [h.item_id for h in searcher.search(photo, None, 1000, only)] == [h.item_id for h in wanted]
+        found = searcher.search(photo, None, 1000, only)
+        assert {h.item_id for h in found} == {h.item_id for h in wanted}
+        assert [h.score for h in found] == sorted((h.score for h in found), reverse=True)
     assert searcher.search(photo, None, 10, ItemFilter(min_price=1e9)) == []
     with pytest.raises(OneVisionError, match="no item is of category 'boat'; there are category 0"):
         searcher.search(photo, None, 10, ItemFilter(category="boat"))
