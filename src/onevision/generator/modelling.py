@@ -19,22 +19,23 @@ and what is learnt of one item holds for those near it.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import NamedTuple, Self, cast
 
 import torch
 import torch.nn.functional as F
-import transformers
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
+from onevision.errors import ArtifactError
 from onevision.generator.configuration import GeneratorConfig
 from onevision.generator.layers import DecoderLayer, EncoderLayer
 from onevision.generator.prompts import Prompt, Task
 from onevision.generator.token_pruning import KeepRule, merge_dropped
 from onevision.quantization.residual import ResidualQuantizer
 
-# Loading takes milliseconds; a bar of the library's own on stderr would only be noise.
-transformers.utils.logging.disable_progress_bar()
+WEIGHTS = "model.safetensors"
 
 HISTORY_KINDS = 3
 LONG_TOKENS = 4
@@ -76,14 +77,16 @@ class Past(NamedTuple):
         return Past(self.banks, self.path.gather(1, parent[..., None].expand(-1, -1, self.path.shape[2])))
 
 
-class Generator(PreTrainedModel):
-    """Writes semantic IDs; the codebooks of one generation are a frozen part of it."""
+class Generator(nn.Module):
+    """Writes semantic IDs; the codebooks of one generation are a frozen part of it.
 
-    config_class = GeneratorConfig
-    base_model_prefix = "generator"
+    Saved and loaded as models of `transformers` are, in the same files; its base class is not used, because importing
+    it takes longer than loading and running this model.
+    """
 
     def __init__(self, config: GeneratorConfig) -> None:
-        super().__init__(config)
+        super().__init__()
+        self.config = config
         d = config.d_model
         self.quantizer = ResidualQuantizer.from_settings(config.quantizer).requires_grad_(False)
         sizes = self.quantizer.codebook_sizes
@@ -118,7 +121,7 @@ class Generator(PreTrainedModel):
         self.log_taste = nn.Parameter(torch.linspace(1.5, 2.5, len(sizes)))
         self.category_head = nn.Linear(d, config.categories)
         self._frozen_tables: Tensor | None = None
-        self.post_init()
+        self.apply(self._init_weights)
         for pointer in cast(list[nn.Linear], self.pointers):
             nn.init.zeros_(pointer.weight)
 
@@ -141,6 +144,25 @@ class Generator(PreTrainedModel):
         for module in (self.encoder, self.encoder_norm, self.decoder, self.decoder_norm):
             module.to(layers)
         return self
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Write `config.json` and `model.safetensors`."""
+        self.config.save_pretrained(folder)
+        save_file({name: value.contiguous() for name, value in self.state_dict().items()}, folder / WEIGHTS)
+
+    @classmethod
+    def from_pretrained(cls, folder: Path) -> Generator:
+        """Read what `save_pretrained` wrote; it comes in evaluation mode.
+
+        Raises:
+            ArtifactError: no such model, or weights that do not fit its configuration.
+        """
+        model = cls(cast(GeneratorConfig, GeneratorConfig.from_pretrained(folder)))
+        try:
+            model.load_state_dict(load_file(folder / WEIGHTS))
+        except (OSError, RuntimeError, SafetensorError) as error:
+            raise ArtifactError(f"{folder / WEIGHTS}: not the weights of a generator ({error})") from None
+        return model.eval()
 
     @property
     def codebook_sizes(self) -> tuple[int, ...]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from support.generators import make_catalogue, make_generator, make_queries
 
 from onevision.decoding.ranker import GeneratorRanker
 from onevision.errors import ArtifactError
@@ -17,7 +18,6 @@ from onevision.generator.choice_fitting import fit_choice
 from onevision.generator.choice_training import calibrate_choice, choice_loss, clicks_among, nearest_candidates
 from onevision.generator.config import GeneratorTrainingConfig
 from onevision.metrics.ranking import mrr
-from tests.support.generators import make_catalogue, make_generator, make_queries
 
 CATALOGUE, QUANTIZER = make_catalogue()
 QUERIES = make_queries(CATALOGUE)

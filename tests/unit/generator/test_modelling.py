@@ -6,6 +6,7 @@ import pytest
 import torch
 from support.generators import make_catalogue, make_generator, make_queries
 
+from onevision.errors import ArtifactError
 from onevision.generator.modelling import Generator
 from onevision.generator.prompts import Prompt, PromptBuilder, Task
 from onevision.generator.token_pruning import PruningSetting, keep_by_mass, merge_dropped
@@ -132,3 +133,11 @@ def test_keeping_all_tokens_changes_nothing_and_keeping_few_shortens_the_memory(
     few = MODEL.read(prompt, PruningSetting(mass=0.2, min_tokens=1))
     assert few.mask.shape[1] < whole.mask.shape[1]
     assert (few.kept < whole.kept).all()
+
+
+def test_weights_that_were_cut_off_are_refused_by_name(tmp_path: Path) -> None:
+    MODEL.save_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(ArtifactError, match=r"model\.safetensors: not the weights of a generator"):
+        Generator.from_pretrained(tmp_path)
