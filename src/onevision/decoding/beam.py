@@ -65,13 +65,12 @@ def beam_search(
     written = torch.zeros(batch, 1, 0, dtype=torch.long)
     past: Past | None = None
     for level in range(trie.length):
-        log_probability, past = model.step(memory, level, code, rest, past)
         children = trie.children(level, nodes.clamp_min(0))
+        log_probability, past = model.step(memory, level, code, rest, past, children.codes)
         closed = ~children.valid | (nodes < 0)[..., None]
         if masks is not None:
             closed |= ~masks[level][children.nodes]
-        candidate = scores[..., None] + log_probability.gather(2, children.codes)
-        candidate.masked_fill_(closed, -torch.inf)
+        candidate = (scores[..., None] + log_probability).masked_fill_(closed, -torch.inf)
         worth = candidate if guide is None else candidate + guide.at(level, children.nodes)
         worth, chosen = best(worth.flatten(1), width)
         scores = candidate.flatten(1).gather(1, chosen)

@@ -121,6 +121,7 @@ class Generator(nn.Module):
         self.log_taste = nn.Parameter(torch.linspace(1.5, 2.5, len(sizes)))
         self.category_head = nn.Linear(d, config.categories)
         self._frozen_tables: Tensor | None = None
+        self._frozen_keys: list[Tensor] | None = None
         self.apply(self._init_weights)
         for pointer in cast(list[nn.Linear], self.pointers):
             nn.init.zeros_(pointer.weight)
@@ -141,6 +142,7 @@ class Generator(nn.Module):
         """
         self.eval().requires_grad_(False)
         self._frozen_tables = self._code_tables()
+        self._frozen_keys = [self._long_keys(level) for level, _ in enumerate(self.codebook_sizes)]
         for module in (self.encoder, self.encoder_norm, self.decoder, self.decoder_norm):
             module.to(layers)
         return self
@@ -217,7 +219,7 @@ class Generator(nn.Module):
         rest = embedding
         codes = []
         for level in range(len(self.codebook_sizes)):
-            codes.append(self.quantizer.distances(rest, level).argmin(-1))
+            codes.append(self._logits(rest, rest.new_ones(len(rest), 1), level).argmax(-1))
             rest = self.quantizer.advance(rest, level, codes[-1])
         return self._items(torch.stack(codes, -1), tables)
 
@@ -291,7 +293,7 @@ class Generator(nn.Module):
         return torch.stack(parts).sum(0)
 
     def step(
-        self, memory: Memory, level: int, code: Tensor | None, rest: Tensor, past: Past | None
+        self, memory: Memory, level: int, code: Tensor | None, rest: Tensor, past: Past | None, children: Tensor
     ) -> tuple[Tensor, Past]:
         """One step for W beams a query.
 
@@ -299,9 +301,10 @@ class Generator(nn.Module):
             code: (B, W) code written at `level` - 1; None at level 0 (then W = 1).
             rest: (B, W, d), what is left to explain after it.
             past: what these beams have written before.
+            children: (B, W, C) codes that may come next; their probabilities are shares of all codes of the level.
 
         Returns:
-            log-probabilities (B, W, K_l) float32 of the next code, and the new past.
+            log-probabilities (B, W, C) float32 of the children, and the new past.
         """
         batch, width = rest.shape[:2]
         x = self.start.expand(batch, 1, -1) if code is None else self.codes[level - 1](code)
@@ -314,14 +317,29 @@ class Generator(nn.Module):
             before = None if past is None else past.banks[number]
             x, bank = layer.step(x, before, path, memory.keys_values[number], memory.mask)
             banks.append(bank)
-        return self._score(self.decoder_norm(x).float(), rest, level), Past(banks, path)
+        return self._score(self.decoder_norm(x).float(), rest, level, children), Past(banks, path)
 
-    def _score(self, hidden: Tensor, rest: Tensor, level: int) -> Tensor:
-        """Log-probabilities (..., K_l) float32 of the codes of a level."""
+    def _score(self, hidden: Tensor, rest: Tensor, level: int, codes: Tensor | None = None) -> Tensor:
+        """Log-probabilities (..., K_l) float32 of the codes of a level, or only of `codes` (..., C)."""
         mixing, sharper_look, sharper_taste = self.mixing[level](hidden).split(1, -1)
         look_sharpness = (self.log_look[level] + sharper_look).exp()
         taste_sharpness = (self.log_taste[level] + sharper_taste).exp()
-        look = (-look_sharpness * self.quantizer.distances(rest, level)).log_softmax(-1)
-        aim = rest + self.pointers[level](hidden)
-        taste = (-taste_sharpness * self.quantizer.distances(aim, level)).log_softmax(-1)
+        points = torch.stack([rest, rest + self.pointers[level](hidden)])
+        sharpness = torch.stack([look_sharpness, taste_sharpness])
+        look, taste = self._logits(points, sharpness, level).log_softmax(-1)
+        if codes is not None:
+            look, taste = look.gather(-1, codes), taste.gather(-1, codes)
         return torch.logaddexp(F.logsigmoid(mixing) + look, F.logsigmoid(-mixing) + taste)
+
+    def _logits(self, points: Tensor, sharpness: Tensor, level: int) -> Tensor:
+        """-s ||r - C_l[k]||^2 (..., K_l) of points r (..., d) and sharpness s (..., 1), but for a constant a point.
+
+        One product: [2 s r, -s] [C_l[k], ||C_l[k]||^2].
+        """
+        keys = self._long_keys(level) if self._frozen_keys is None else self._frozen_keys[level]
+        return torch.cat([2 * sharpness * self.quantizer.part(points, level), -sharpness], -1) @ keys.T
+
+    def _long_keys(self, level: int) -> Tensor:
+        """Codes of a level and their squared lengths, (K_l, d + 1)."""
+        keys = self.quantizer.keys(level)
+        return torch.cat([keys, keys.square().sum(-1, keepdim=True)], -1)

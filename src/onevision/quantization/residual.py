@@ -80,18 +80,25 @@ class ResidualQuantizer(nn.Module):
 
     def distances(self, rest: Tensor, level: int) -> Tensor:
         """Squared distances (..., K_l) of what is left to explain, `rest` (..., d), to the codes of a level."""
-        part, book = self._compared(rest, level)
-        cross = part @ book.T
-        return (part.square().sum(-1, keepdim=True) - 2 * cross + book.square().sum(-1)).clamp_min(0)
+        part, keys = self.part(rest, level), self.keys(level)
+        cross = part @ keys.T
+        return (part.square().sum(-1, keepdim=True) - 2 * cross + keys.square().sum(-1)).clamp_min(0)
 
-    def _compared(self, rest: Tensor, level: int) -> tuple[Tensor, Tensor]:
-        """What a level looks at of `rest`, and what that is compared with."""
+    def part(self, rest: Tensor, level: int) -> Tensor:
+        """What a level looks at of `rest` (..., d)."""
         if level < self.view_levels:
-            return rest @ self.view_map, self.get_buffer(f"key_{level}")
+            return rest @ self.view_map
         if level < len(self.residual_sizes):
-            return rest, self.codebook(level)
-        s = level - len(self.residual_sizes)
-        return rest.chunk(self.opq_subspaces, -1)[s], self.opq_codebooks[s]
+            return rest
+        return rest.chunk(self.opq_subspaces, -1)[level - len(self.residual_sizes)]
+
+    def keys(self, level: int) -> Tensor:
+        """What a level compares that part with, one row a code."""
+        if level < self.view_levels:
+            return self.get_buffer(f"key_{level}")
+        if level < len(self.residual_sizes):
+            return self.codebook(level)
+        return self.opq_codebooks[level - len(self.residual_sizes)]
 
     def advance(self, rest: Tensor, level: int, codes: Tensor) -> Tensor:
         """What is left after `codes` (...,) of a level; after the last residual level it is rotated for OPQ."""
@@ -109,7 +116,7 @@ class ResidualQuantizer(nn.Module):
         for start in range(0, len(x), BLOCK):
             rest = torch.from_numpy(np.ascontiguousarray(x[start : start + BLOCK], dtype=np.float32))
             for level in range(len(self.codebook_sizes)):
-                best = nearest(*self._compared(rest, level))[0]
+                best = nearest(self.part(rest, level), self.keys(level))[0]
                 codes[start : start + BLOCK, level] = best.numpy()
                 rest = self.advance(rest, level, best)
         return codes

@@ -50,9 +50,10 @@ def test_code_by_code_equals_teacher_forcing(prompt: Prompt) -> None:
     memory = MODEL.read(prompt)
     code, past, rest, total = None, None, memory.point[:, None], torch.zeros(len(prompt))
     for level in range(TARGET.shape[1]):
-        log_p, past = MODEL.step(memory, level, code, rest, past)
-        code = TARGET[:, level : level + 1]
-        total += log_p[:, 0].gather(1, code)[:, 0]
+        target = TARGET[:, level : level + 1]
+        log_p, past = MODEL.step(memory, level, code, rest, past, target[..., None])
+        code = target
+        total += log_p[:, 0, 0]
         rest = MODEL.quantizer.advance(rest, level, code)
     torch.testing.assert_close(total, scores(MODEL, prompt), atol=2e-5, rtol=1e-5)
 
