@@ -7,9 +7,9 @@ One generator of 9M parameters (4 + 4 layers, d = 256, 55 prompt tokens), random
 a last code of 64 that makes IDs unique. The catalogue is random and skewed: some prefixes hold many items, most few.
 
 The peer is the same model behind `generate(prefix_allowed_tokens_fn=...)`: `Peer` puts the codes of all levels into one
-vocabulary, keeps a `DynamicCache`, and finds the allowed codes in a dict of prefixes. It gets the prompt's keys and
-values from the same encoder, expanded to its beams once and never reordered, which an encoder-decoder of `transformers`
-would do at every step. Both sides must find the same IDs. One thread; CPU milliseconds a query, the best of several.
+vocabulary, is an encoder-decoder with the cache of `transformers`, and finds the allowed codes in a dict of prefixes. A
+second peer is helped: its beams get the context's keys and values ready. Both score one level and not the whole
+vocabulary, and both sides must find the same IDs. One thread; CPU milliseconds a query, the best of several.
 """
 
 from __future__ import annotations
@@ -28,14 +28,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import torch
+from cascade_peer import cascade_figures
+from generate_peer import Peer
 from torch import Tensor
-from transformers import GenerationConfig, GenerationMixin, PretrainedConfig, PreTrainedModel
-from transformers.cache_utils import DynamicCache
-from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from onevision.decoding import beam
+from onevision.encoder.config import EncoderConfig
+from onevision.encoder.model import Encoder
 from onevision.generator.configuration import GeneratorConfig
-from onevision.generator.modelling import Generator, Memory
+from onevision.generator.modelling import Generator
 from onevision.generator.prompts import Prompt
 from onevision.quantization.gemm import fast_matmul
 from onevision.semantic_ids.trie import Trie
@@ -93,76 +94,6 @@ def make_prompt(model: Generator, sids: np.ndarray, count: int) -> Prompt:
         torch.zeros(count, dtype=torch.long),
         torch.ones(count, dtype=torch.long),
     )
-
-
-class Peer(PreTrainedModel, GenerationMixin):
-    """The same generator for `generate`: token 0 begins, then the codes of all levels one after the other."""
-
-    config_class = PretrainedConfig
-    main_input_name = "input_ids"
-
-    def __init__(self, model: Generator) -> None:
-        self.first = np.r_[1, 1 + np.cumsum(model.codebook_sizes)].tolist()
-        super().__init__(PretrainedConfig(vocab_size=self.first[-1], num_hidden_layers=len(model.decoder)))
-        self.model = model
-        self.memory: Memory | None = None
-        self.generation_config = GenerationConfig(pad_token_id=0, bos_token_id=0)
-
-    def build_trie(self, sids: np.ndarray) -> None:
-        """A dict from written codes to the tokens that may follow."""
-        self.allowed: dict[tuple[int, ...], list[int]] = {}
-        tokens = Trie.build(sids)[0].sids() + np.array(self.first[:-1])
-        change = np.zeros(len(tokens), bool)
-        change[0] = True
-        for level in range(tokens.shape[1]):
-            parents = np.flatnonzero(change)
-            change[1:] |= tokens[1:, level] != tokens[:-1, level]
-            nodes = np.flatnonzero(change)
-            codes = tokens[nodes, level].tolist()
-            bounds = [*np.searchsorted(nodes, parents).tolist(), len(nodes)]
-            prefixes = map(tuple, tokens[parents, :level].tolist())
-            self.allowed |= {p: codes[a:b] for p, a, b in zip(prefixes, bounds[:-1], bounds[1:], strict=True)}
-
-    def prepare_inputs_for_generation(self, input_ids: Tensor, past_key_values: Any = None, **_: Any) -> dict[str, Any]:
-        return {"input_ids": input_ids, "past_key_values": past_key_values}
-
-    def forward(self, input_ids: Tensor, past_key_values: DynamicCache, **_: Any) -> CausalLMOutputWithPast:
-        model, memory = self.model, self.memory
-        assert memory is not None
-        level = input_ids.shape[1] - 1
-        if level == 0:
-            self.expanded = memory.repeat(len(input_ids) // len(memory.mask))
-        rest = self.expanded.point
-        for before in range(level):
-            rest = model.quantizer.advance(rest, before, input_ids[:, before + 1] - self.first[before])
-        last = input_ids[:, -1] - self.first[max(0, level - 1)]
-        x = model.start.expand(len(input_ids), -1) if level == 0 else model.codes[level - 1](last)
-        x = (x + model.decoder_position[level] + model.unexplained(rest))[:, None]
-        for number, layer in enumerate(model.decoder):
-            normed = layer.norm1(x)
-            pair = past_key_values.update(*layer.self_attention.keys_values(normed), number)
-            attended = layer.self_attention(normed, pair)
-            x = layer._rest(x + attended, self.expanded.keys_values[number], self.expanded.mask)
-        logits = x.new_full((len(x), 1, self.first[-1]), -torch.inf)
-        logits[:, 0, self.first[level] : self.first[level + 1]] = model._score(model.decoder_norm(x)[:, 0], rest, level)
-        return CausalLMOutputWithPast(logits=logits, past_key_values=past_key_values)
-
-    def search(self, prompt: Prompt, width: int) -> tuple[Tensor, Tensor]:
-        """Codes (B, W, L) and log-probabilities (B, W), best first."""
-        self.memory = self.model.read(prompt)
-        found = self.generate(
-            torch.zeros(len(prompt), 1, dtype=torch.long),
-            num_beams=width,
-            num_return_sequences=width,
-            max_new_tokens=len(self.first) - 1,
-            do_sample=False,
-            length_penalty=0.0,
-            prefix_allowed_tokens_fn=lambda _, ids: self.allowed.get(tuple(ids[1:].tolist()), []),
-            return_dict_in_generate=True,
-            output_scores=True,
-        )
-        codes = found.sequences[:, 1:] - torch.tensor(self.first[:-1])
-        return codes.view(len(prompt), width, -1), found.sequences_scores.view(len(prompt), width)
 
 
 def cpu_ms(run: Callable[[], Any], repeats: int) -> float:
@@ -225,6 +156,37 @@ def trie_figures(sids: np.ndarray) -> tuple[Trie, dict[str, float]]:
     return trie, figures
 
 
+def sweep(model: Generator, sids: np.ndarray, trie: Trie, width: int, repeats: int) -> dict[str, Any]:
+    """By beams and by size of the catalogue, at batch 1; and what a cascade and the image tower cost."""
+    prompt = make_prompt(model, sids, 1)
+    by_beams = {
+        str(beams): cpu_ms(lambda w=beams: search(model, prompt, trie, w), repeats) for beams in (10, 50, 100, 200, 512)
+    }
+    by_items = {}
+    for items in (10_000, 100_000, 1_000_000, 10_000_000):
+        other, figures = trie_figures(make_sids(items))
+        figures["ms_a_query"] = cpu_ms(lambda t=other: search(model, prompt, t, width), repeats)
+        by_items[str(items)] = figures
+    cascade = {}
+    for items in (10_000, 100_000, len(sids)):
+        some = make_sids(items) if items < len(sids) else sids
+        rng = np.random.default_rng(SEED)
+        vectors = model.quantizer.decode(some) + np.float32(0.3 * DIM**-0.5) * rng.standard_normal(
+            (items, DIM), np.float32
+        )
+        queries = vectors[rng.integers(0, items, 32)] + np.float32(0.1 * DIM**-0.5)
+        cascade[str(items)] = cascade_figures(vectors, queries, cpu_ms)
+    encoder = Encoder(EncoderConfig(tower="efficientnet-lite2"), ["one"])
+    photo = np.random.default_rng(SEED).integers(0, 256, (1, encoder.image_size, encoder.image_size, 3), np.uint8)
+    tower = cpu_ms(lambda: encoder.embed(photo), repeats)
+    print("bfloat16, batch 1, by beams:", {n: round(ms, 1) for n, ms in by_beams.items()})
+    for title, table in (("trie", by_items), ("cascade", cascade)):
+        for name, row in table.items():
+            print(f"{title:8}{int(name):>11,} items: " + ", ".join(f"{key} {value:.3g}" for key, value in row.items()))
+    print(f"image tower {tower:.1f} ms, in front of both")
+    return {"by_beams": by_beams, "by_items": by_items, "cascade": cascade, "image_tower_ms": tower}
+
+
 @torch.inference_mode()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -244,12 +206,15 @@ def main() -> None:
     figures: dict[str, Any] = {"items": arguments.items, "beams": arguments.beams, "trie": memory, "batches": {}}
     width = arguments.beams
     print(f"{arguments.items:,} items, {width} beams; trie {memory['bytes_an_item']:.1f} bytes an item")
-    print(f"{'CPU ms a query':24}{'total':>9}{'encoder':>9}{'decoder':>9}{'trie':>7}{'top-k':>7}{'rest':>7}")
+    print(f"{'CPU ms a query':32}{'total':>9}{'encoder':>9}{'decoder':>9}{'trie':>7}{'top-k':>7}{'rest':>7}")
     for batch in arguments.batches:
         prompt = make_prompt(exact, sids, batch)
-        codes, scores = peer.search(prompt, width)
-        row: dict[str, Any] = {"transformers": cpu_ms(lambda p=prompt: peer.search(p, width), 2) / batch}
-        print(f"{f'transformers, batch {batch}':24}{row['transformers']:9.1f}", flush=True)
+        row: dict[str, Any] = {}
+        for name, helped in (("transformers", False), ("transformers, helped", True)):
+            peer.shared = helped
+            codes, scores = peer.search(prompt, width)
+            row[name] = cpu_ms(lambda p=prompt: peer.search(p, width), 3 if batch == 1 else 1) / batch
+            print(f"{f'{name}, batch {batch}':32}{row[name]:9.1f}", flush=True)
         for name, model in (("float32", exact), ("bfloat16", half)):
             found = search(model, prompt, trie, width)
             same = [
@@ -257,27 +222,17 @@ def main() -> None:
                 for a, b in zip(found.codes.tolist(), codes.tolist(), strict=True)
             ]
             row[name] = split(model, prompt, trie, width, arguments.repeats)
-            row[name] |= {"ratio": row["transformers"] / row[name]["total"], "same": float(np.mean(same))}
+            ratios = {peer_: row[peer_] / row[name]["total"] for peer_ in ("transformers", "transformers, helped")}
+            row[name] |= {"ratios": ratios, "same": float(np.mean(same))}
             if name == "float32":
                 row[name]["score_difference"] = float((found.scores - scores).abs().max())
             parts = [row[name][part] for part in ("total", "encoder", "decoder", "trie", "top-k", "rest")]
             line = "".join(f"{value:{9 if n < 3 else 7}.2f}" for n, value in enumerate(parts))
-            print(f"{f'{name}, batch {batch}':24}{line}  {row[name]['ratio']:.1f}x, {np.mean(same):.1%} the same")
+            times = ", ".join(f"{ratio:.1f}x" for ratio in ratios.values())
+            print(f"{f'{name}, batch {batch}':32}{line}  {times}; {np.mean(same):.1%} the same", flush=True)
         figures["batches"][str(batch)] = row
     if arguments.sweep:
-        prompt = make_prompt(exact, sids, 1)
-        figures["by_beams"] = {
-            str(beams): cpu_ms(lambda w=beams: search(half, prompt, trie, w), arguments.repeats)
-            for beams in (10, 50, 100, 200, 512)
-        }
-        figures["by_items"] = {}
-        for items in (10_000, 100_000, 1_000_000, 10_000_000):
-            other, memory = trie_figures(make_sids(items))
-            memory["ms_a_query"] = cpu_ms(lambda t=other: search(half, prompt, t, width), arguments.repeats)
-            figures["by_items"][str(items)] = memory
-        print("bfloat16, batch 1, by beams:", {n: round(ms, 1) for n, ms in figures["by_beams"].items()})
-        for name, row in figures["by_items"].items():
-            print(f"{int(name):>11,} items: " + ", ".join(f"{key} {value:.3g}" for key, value in row.items()))
+        figures |= sweep(half, sids, trie, width, arguments.repeats)
     if arguments.out:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
         arguments.out.write_text(json.dumps(figures, indent=2) + "\n")

@@ -9,6 +9,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
 
 import bench_decoding as bench
+from generate_peer import Peer
 from support.generators import make_catalogue, make_generator, make_queries
 
 from onevision.decoding.beam import beam_search
@@ -17,12 +18,13 @@ from onevision.semantic_ids.trie import Trie
 
 
 @pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("shared", [False, True])
 @torch.inference_mode()
-def test_generate_with_a_trie_function_finds_the_same_ids(seed: int) -> None:
+def test_generate_with_a_trie_function_finds_the_same_ids(seed: int, shared: bool) -> None:
     catalogue, quantizer = make_catalogue(items=60, seed=seed)
     model = make_generator(quantizer, seed)
     prompt = PromptBuilder(model.config, catalogue).build(make_queries(catalogue, seed=seed))
-    peer = bench.Peer(model)
+    peer = Peer(model, shared=shared)
     peer.build_trie(catalogue.codes)
     codes, scores = peer.search(prompt, 5)
     beams = beam_search(model, model.read(prompt), catalogue.trie, 5)
