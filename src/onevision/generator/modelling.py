@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from onevision.errors import ArtifactError
 from onevision.generator.configuration import GeneratorConfig
 from onevision.generator.layers import DecoderLayer, EncoderLayer
+from onevision.generator.packing import pack
 from onevision.generator.prompts import Prompt, Task
 from onevision.generator.token_pruning import KeepRule, merge_dropped
 from onevision.quantization.residual import ResidualQuantizer
@@ -135,7 +136,7 @@ class Generator(nn.Module):
 
     @torch.no_grad()
     def freeze(self, layers: torch.dtype = torch.float32) -> Self:
-        """Make ready for search and nothing else: its weights must not change any more.
+        """Make ready for search and nothing else: its weights must not change any more, and it cannot be saved.
 
         Args:
             layers: type of the encoder's and decoder's layers; codebooks, pointers and scores stay float32.
@@ -144,7 +145,7 @@ class Generator(nn.Module):
         self._frozen_tables = self._code_tables()
         self._frozen_keys = [self._long_keys(level) for level, _ in enumerate(self.codebook_sizes)]
         for module in (self.encoder, self.encoder_norm, self.decoder, self.decoder_norm):
-            module.to(layers)
+            pack(module.to(layers))
         return self
 
     def save_pretrained(self, folder: Path) -> None:
