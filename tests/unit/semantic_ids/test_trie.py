@@ -1,3 +1,5 @@
+import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -77,3 +79,33 @@ def test_leaf_ranges_hold_the_leaves_below_every_node() -> None:
         for node, prefix in enumerate(prefixes):
             below = [n for n, sid in enumerate(distinct) if tuple(sid[:depth]) == prefix]
             assert below == list(range(int(bounds[node]), int(bounds[node + 1])))
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="counts resident pages")
+def test_ten_million_leaves_are_mapped_and_not_read(tmp_path: Path) -> None:
+    """1,000 nodes, 1,000 below each, 10 leaves below each of those: a file of 25 MB."""
+
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    def offsets(nodes: int, children: int) -> torch.Tensor:
+        return torch.arange(0, nodes * children + 1, children, dtype=torch.int32)
+
+    def codes(nodes: int, children: int) -> torch.Tensor:
+        return torch.arange(children, dtype=torch.int16).repeat(nodes)
+
+    shape = ((1, 1000), (1000, 1000), (1_000_000, 10))
+    trie = Trie([offsets(*level) for level in shape], [codes(*level) for level in shape])
+    path = tmp_path / "trie.safetensors"
+    trie.save(path)
+    assert path.stat().st_size > 25e6
+    before = resident()
+    began = time.process_time()
+    again = Trie.load(path)
+    assert time.process_time() - began < 1
+    assert again.leaves == 10_000_000
+    assert resident() - before < 5e6
+    nodes = torch.tensor([0, 7, 999_999])
+    for found, expected in zip(again.children(2, nodes), trie.children(2, nodes), strict=True):
+        assert torch.equal(found, expected)
+    assert again.children(2, nodes).nodes[2].tolist() == list(range(9_999_990, 10_000_000))
