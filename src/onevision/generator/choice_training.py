@@ -82,11 +82,7 @@ def clicks_among(
     if log_p is not None:
         found[:, 1:] = log_p[row]
         found[:, 0] = np.where(candidates[row] == target[:, None], log_p[row], 0).sum(1)
-    own = np.zeros(items.shape, np.float32)
-    if counted:
-        for place, n in enumerate(rows):
-            those = np.array([number[item] for item in queries.clicked[n] if item in number], dtype=np.int64)
-            own[place] = (items[place][:, None] == those).sum(1)
+    own = own_clicks(queries, catalogue, row, items) if counted else np.zeros(items.shape, np.float32)
     chosen, valid = torch.from_numpy(items), torch.from_numpy(items >= 0)
     known = [
         model.known(_of(shoppers, torch.from_numpy(row[part])), chosen[part].clamp_min(0), torch.from_numpy(own[part]))
@@ -100,6 +96,18 @@ def clicks_among(
         valid,
         torch.tensor(weights, dtype=torch.float32),
     )
+
+
+def own_clicks(
+    queries: QuerySet, catalogue: Catalogue, row: NDArray[np.int64], items: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """(S, C) how often the searches `row` (S,) themselves clicked each of the items (S, C)."""
+    number = catalogue.numbers()
+    own = np.zeros(items.shape, np.float32)
+    for place, query in enumerate(row.tolist()):
+        clicked = np.array([number[item] for item in queries.clicked[query] if item in number], dtype=np.int64)
+        own[place] = (items[place][:, None] == clicked).sum(1)
+    return own
 
 
 def train_choice(

@@ -4,15 +4,16 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from support.generators import make_catalogue, make_generator, make_queries
+from support.generators import make_catalogue, make_queries
 
-from onevision.generator.prompts import PromptBuilder
+from onevision.features.queries import QuerySet
+from onevision.generator.choice import ChoiceModel, item_table
 from onevision.preference.config import PreferenceConfig
 from onevision.preference.dpo import listwise_dpo, reward_gap_weight
 from onevision.preference.lists import CLICKED, ORDERED, OTHER, SAME_CATEGORY, SHOWN, PreferenceLists, build_lists
-from onevision.preference.training import Validation, align
+from onevision.preference.training import Slates, Validation, align, columns_of, make_slates
 
-CATALOGUE, QUANTIZER = make_catalogue()
+CATALOGUE, _ = make_catalogue()
 
 
 def test_listwise_dpo_equals_the_formula_in_a_loop() -> None:
@@ -82,19 +83,57 @@ def test_a_loser_with_the_winners_id_is_left_out() -> None:
     assert lists.counts["queries_without_list"] == 1
 
 
+def make_slates_of(choice: ChoiceModel, queries: QuerySet) -> Slates:
+    found = np.stack([np.random.default_rng(n).permutation(len(CATALOGUE.item_ids))[:20] for n in range(len(queries))])
+    found[:, -2:] = -1
+    log_p = np.where(found >= 0, -1.0, -np.inf).astype(np.float32)
+    return make_slates(choice, queries, CATALOGUE, found, log_p)
+
+
+def make_choice(queries: QuerySet) -> ChoiceModel:
+    torch.manual_seed(0)
+    items = item_table(CATALOGUE, queries, np.zeros(len(CATALOGUE.item_ids), np.int64))
+    choice = ChoiceModel(items, ["new", "old"], 4, 6).attach(CATALOGUE)
+    choice.taste = torch.randn_like(choice.taste)
+    return choice.eval()
+
+
 def run(validations: list[Validation], **changes: object) -> tuple[object, object, float, float]:
-    model = make_generator(QUANTIZER)
     queries = make_queries(CATALOGUE, 6)
-    prompts = PromptBuilder(model.config, CATALOGUE).build(queries)
-    losers = np.array([[(n + 5) % 40, (n + 11) % 40] for n in range(6)])
-    lists = PreferenceLists(
-        np.arange(6), np.arange(6), np.ones(6, np.float32), losers, np.zeros((6, 2), np.float32), {}
-    )
-    sids = torch.from_numpy(CATALOGUE.codes.astype(np.int64))
-    config = PreferenceConfig(steps=30, batch_size=6, learning_rate=1e-2, checks=2, **changes)
+    choice = make_choice(queries)
+    slates = make_slates_of(choice, queries)
+    winner, losers = slates.items[:, 0].numpy(), slates.items[:, 1:3].numpy()
+    lists = PreferenceLists(np.arange(6), winner, np.ones(6, np.float32), losers, np.zeros((6, 2), np.float32), {})
+    config = PreferenceConfig(steps=60, batch_size=6, learning_rate=3e-2, checks=2, **changes)
+    likeness = choice.weights.detach()[:, :-1].clone()
     answers = iter(validations)
-    monitor, best = align(model, prompts, lists, sids, config, lambda: next(answers), 0)
+    monitor, best = align(choice, lists, slates, config, lambda: next(answers), 0)
+    torch.testing.assert_close(choice.weights.detach()[:, :-1], likeness)
     return monitor, best, monitor.values["accuracy"][-1], monitor.values["chosen"][-1] - monitor.values["chosen"][0]
+
+
+def test_slates_score_as_the_ranker_does_but_for_the_searches_own_clicks() -> None:
+    queries = make_queries(CATALOGUE, 6)
+    choice = make_choice(queries).requires_grad_(False)
+    torch.nn.init.normal_(choice.weights)
+    slates = make_slates_of(choice, queries)
+    with torch.no_grad():
+        scores = slates.scores(choice)
+        served = choice.score(slates.shoppers, slates.items, slates.log_p.masked_fill(slates.items < 0, -torch.inf))
+    untouched = [row for row in range(6) if CATALOGUE.numbers()[queries.clicked[row][0]] not in slates.items[row]]
+    assert 0 < len(untouched) < 6
+    there = slates.items >= 0
+    for row in range(6):
+        same = torch.allclose(scores[row][there[row]], served[row][there[row]], atol=1e-5)
+        assert same == (row in untouched)
+
+
+def test_columns_are_those_of_winner_and_losers_and_what_was_not_found_has_none() -> None:
+    lists = PreferenceLists(
+        np.arange(2), np.array([5, 9]), np.ones(2), np.array([[7, 3], [1, -1]]), np.zeros((2, 2)), {}
+    )
+    columns = columns_of(lists, np.array([[3, 5, -1], [1, 2, 3]]))
+    assert columns.tolist() == [[1, -1, 0], [-1, 0, -1]]
 
 
 PARENT = Validation(0.5, 0.4, 0.8)
