@@ -98,7 +98,9 @@ class Peer(PreTrainedModel, GenerationMixin):
         """Context keys and values of all beams, each from its own copy of the encoder's output as in BART."""
         assert self.memory is not None
         if self.shared:
-            self.expanded = self.memory.repeat(len(encoded) // len(self.memory.mask)).keys_values
+            queries = torch.arange(len(self.memory.mask))
+            rows = queries.repeat_interleave(len(encoded) // len(queries))
+            self.expanded = self.memory.take(rows).keys_values
             return
         for number, layer in enumerate(self.model.decoder):
             cache.cross_attention_cache.update(*layer.cross_attention.keys_values(encoded), number)

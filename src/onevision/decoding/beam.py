@@ -2,6 +2,9 @@
 
 A fixed number of steps, one a code. The context's keys and values are computed once a query and shared by its beams.
 Fails closed: a beam without children dies, and nothing opens the constraint.
+
+A query may stop writing early: once the branches that its beams have reached hold few semantic IDs, these are what it
+found, and the batch goes on without it.
 """
 
 from __future__ import annotations
@@ -18,12 +21,15 @@ from onevision.semantic_ids.trie import Trie
 class Beams(NamedTuple):
     """Best semantic IDs of every query, best first; at every level ties go to the smaller node, so to the smaller leaf.
 
-    `leaves` (B, W) int64, -1 for a dead beam; `scores` (B, W) log-probability; `codes` (B, W, L) as they were written.
+    `leaves` (B, W) int64, -1 for a dead beam; `scores` (B, W) log-probability of the codes that were written; `codes`
+    (B, W, L) as they were written, and where a branch was opened the rest as the trie has it; `steps` (B,) how many
+    codes a query's beams read in the decoder, which is what they cost.
     """
 
     leaves: Tensor
     scores: Tensor
     codes: Tensor
+    steps: Tensor
 
 
 class Guide(NamedTuple):
@@ -47,6 +53,7 @@ def beam_search(
     width: int,
     masks: list[Tensor] | None = None,
     guide: Guide | None = None,
+    open_below: int | None = None,
 ) -> Beams:
     """The `width` most probable semantic IDs of every query; with a guide those of the largest probability times pull.
 
@@ -56,8 +63,11 @@ def beam_search(
         width: beams a query; at most `trie.leaves` are returned.
         masks: what a request allows (`Trie.masks`); by default every leaf.
         guide: a shopper's taste; beams come in the order that it gives, their scores stay log-probabilities.
+        open_below: a query stops writing when the branches of its beams hold at most so many semantic IDs together.
     """
     batch = len(memory.mask)
+    rows, steps = torch.arange(batch), torch.zeros(batch, dtype=torch.long)
+    finished: list[tuple[Tensor, Beams]] = []
     nodes = torch.zeros(batch, 1, dtype=torch.long)
     scores = torch.zeros(batch, 1)
     rest = memory.point[:, None]
@@ -65,24 +75,90 @@ def beam_search(
     written = torch.zeros(batch, 1, 0, dtype=torch.long)
     past: Past | None = None
     for level in range(trie.length):
+        steps += nodes.shape[1]
         children = trie.children(level, nodes.clamp_min(0))
         log_probability, past = model.step(memory, level, code, rest, past, children.codes)
         closed = ~children.valid | (nodes < 0)[..., None]
         if masks is not None:
             closed |= ~masks[level][children.nodes]
         candidate = (scores[..., None] + log_probability).masked_fill_(closed, -torch.inf)
-        worth = candidate if guide is None else candidate + guide.at(level, children.nodes)
+        worth = candidate
+        if guide is not None:
+            worth = candidate + Guide(guide.pull[rows], guide.traits).at(level, children.nodes)
         worth, chosen = best(worth.flatten(1), width)
         scores = candidate.flatten(1).gather(1, chosen)
         nodes = children.nodes.flatten(1).gather(1, chosen).long().masked_fill_(scores == -torch.inf, -1)
         code = children.codes.flatten(1).gather(1, chosen)
         parent = chosen // candidate.shape[2]
         written = torch.cat([_pick(written, parent), code[..., None]], 2)
-        if level < trie.length - 1:
-            past = past.follow(parent)
-            rest = model.quantizer.advance(_pick(rest, parent), level, code)
+        if level == trie.length - 1:
+            order = worth.sort(dim=1, descending=True, stable=True).indices
+            beams = Beams(nodes.gather(1, order), scores.gather(1, order), _pick(written, order), steps)
+            finished.append((rows, beams))
+            break
+        past = past.follow(parent)
+        rest = model.quantizer.advance(_pick(rest, parent), level, code)
+        if open_below is not None:
+            held = torch.where(nodes >= 0, _leaves_below(trie, level, nodes)[1], 0).sum(1)
+            small = held <= open_below
+            if small.any():
+                allowed = None if masks is None else masks[-1]
+                opened = _open(trie, level, nodes[small], scores[small], worth[small], steps[small], allowed)
+                finished.append((rows[small], opened))
+                going = torch.nonzero(~small).squeeze(1)
+                if not len(going):
+                    break
+                memory, past = memory.take(going), past.take(going)
+                rows, steps, nodes, scores, code, written, rest = (
+                    value[going] for value in (rows, steps, nodes, scores, code, written, rest)
+                )
+    return _together(finished, batch)
+
+
+def _leaves_below(trie: Trie, level: int, nodes: Tensor) -> tuple[Tensor, Tensor]:
+    """First leaf and number of leaves below nodes of depth `level` + 1."""
+    bounds = trie.leaf_ranges[level]
+    first = bounds[nodes.clamp_min(0)]
+    return first, bounds[nodes.clamp_min(0) + 1] - first
+
+
+def _open(
+    trie: Trie, level: int, nodes: Tensor, scores: Tensor, worth: Tensor, steps: Tensor, allowed: Tensor | None
+) -> Beams:
+    """All allowed leaves below live nodes (B, W) of depth `level` + 1, branches in the order of their worth."""
     order = worth.sort(dim=1, descending=True, stable=True).indices
-    return Beams(nodes.gather(1, order), scores.gather(1, order), _pick(written, order))
+    nodes, scores = nodes.gather(1, order), scores.gather(1, order)
+    first, count = _leaves_below(trie, level, nodes)
+    count = count.masked_fill(nodes < 0, 0)
+    flat, row = count.flatten(), torch.arange(len(nodes))[:, None].expand_as(nodes).flatten()
+    leaf = first.flatten().repeat_interleave(flat)
+    leaf = leaf + torch.arange(len(leaf)) - (flat.cumsum(0) - flat).repeat_interleave(flat)
+    row, score = row.repeat_interleave(flat), scores.flatten().repeat_interleave(flat)
+    if allowed is not None:
+        row, score, leaf = row[allowed[leaf]], score[allowed[leaf]], leaf[allowed[leaf]]
+    held = torch.bincount(row, minlength=len(nodes))
+    place = torch.arange(len(row)) - (held.cumsum(0) - held).repeat_interleave(held)
+    shape = (len(nodes), int(held.max()) if len(held) else 0)
+    leaves, found = torch.full(shape, -1), torch.full(shape, -torch.inf)
+    leaves[row, place], found[row, place] = leaf, score
+    codes = torch.zeros((*shape, trie.length), dtype=torch.long)
+    codes[row, place] = torch.from_numpy(trie.sids(leaf))
+    return Beams(leaves, found, codes, steps)
+
+
+def _together(parts: list[tuple[Tensor, Beams]], batch: int) -> Beams:
+    """Beams of all queries in their order, padded with dead ones."""
+    if len(parts) == 1:
+        return parts[0][1]
+    shape = (batch, max(beams.leaves.shape[1] for _, beams in parts))
+    leaves, scores = torch.full(shape, -1), torch.full(shape, -torch.inf)
+    codes = torch.zeros((*shape, parts[0][1].codes.shape[2]), dtype=torch.long)
+    steps = torch.zeros(batch, dtype=torch.long)
+    for rows, beams in parts:
+        width = beams.leaves.shape[1]
+        leaves[rows, :width], scores[rows, :width], codes[rows, :width] = beams.leaves, beams.scores, beams.codes
+        steps[rows] = beams.steps
+    return Beams(leaves, scores, codes, steps)
 
 
 def best(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:

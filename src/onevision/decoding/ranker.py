@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from onevision.quantization.gemm import fast_matmul
 from onevision.semantic_ids.catalogue import Catalogue
 
 QUERIES_A_BATCH = 64
+Number = TypeVar("Number", np.int64, np.float32)
 
 
 @dataclass
@@ -34,6 +36,7 @@ class Ranking:
             semantic ID.
         leaves: (Q, W) int64 semantic IDs (leaf numbers) in the order of the beams, -1 for a dead beam.
         kept_tokens: (Q,) image tokens that were read.
+        steps: (Q,) codes that the beams read in the decoder.
         invalid_rate: share of live beams whose codes are no semantic ID of the catalogue.
     """
 
@@ -41,6 +44,7 @@ class Ranking:
     scores: NDArray[np.float32]
     leaves: NDArray[np.int64]
     kept_tokens: NDArray[np.int64]
+    steps: NDArray[np.int64]
     invalid_rate: float
 
 
@@ -52,11 +56,11 @@ class GeneratorRanker:
         model: Generator,
         catalogue: Catalogue,
         choice: ChoiceModel | None = None,
-        pruning: KeepRule | None = None,
+        pruning: PruningSetting | None = None,
     ) -> None:
         self.model = model.eval()
         self.catalogue = catalogue
-        self.pruning = pruning
+        self.use_pruning(pruning or PruningSetting())
         self.use_choice(choice)
         self.prompts = PromptBuilder(model.config, catalogue)
         self.known_sids = {tuple(sid) for sid in catalogue.codes.tolist()}
@@ -77,6 +81,10 @@ class GeneratorRanker:
         catalogue = Catalogue.open(semantic_ids)
         choice = ChoiceModel.from_pretrained(generator, catalogue)
         return cls(Generator.from_pretrained(generator).freeze(), catalogue, choice, setting)
+
+    def use_pruning(self, setting: PruningSetting, keep: KeepRule | None = None) -> None:
+        """Search with this setting; `keep` takes the place of its rule for image tokens."""
+        self.keep, self.open_below = keep or setting.keep, setting.open_below
 
     def use_choice(self, choice: ChoiceModel | None) -> None:
         """Rank by this choice model; without one, by the log-probability of semantic IDs."""
@@ -108,8 +116,9 @@ class GeneratorRanker:
         return Ranking(
             np.concatenate([p.items for p in parts]),
             np.concatenate([p.scores for p in parts]),
-            np.concatenate([p.leaves for p in parts]),
+            np.concatenate([_widened(p.leaves, max(q.leaves.shape[1] for q in parts)) for p in parts]),
             np.concatenate([p.kept_tokens for p in parts]),
+            np.concatenate([p.steps for p in parts]),
             float(np.mean([p.invalid_rate for p in parts])),
         )
 
@@ -132,12 +141,12 @@ class GeneratorRanker:
             scores = self.choice.score(shoppers, torch.from_numpy(found), torch.from_numpy(log_p)).numpy()
         order = np.lexsort((-cosine, -scores), axis=1)[:, :k]
         items, scores = np.take_along_axis(found, order, axis=1), np.take_along_axis(scores, order, axis=1)
-        pad = ((0, 0), (0, k - items.shape[1]))
         return Ranking(
-            np.pad(items, pad, constant_values=-1),
-            np.pad(scores, pad, constant_values=-np.inf),
+            _widened(items, k),
+            _widened(scores, k, -np.inf),
             beams.leaves.numpy(),
             memory.kept.numpy(),
+            beams.steps.numpy(),
             self._invalid_rate(beams),
         )
 
@@ -150,10 +159,9 @@ class GeneratorRanker:
             shoppers = self.choice.read(batch) if self.choice else None
             parts.append(self._open_buckets(self._search(batch, beam_width, Task.CLICKED, None, shoppers)[1], None))
         widest = max(items.shape[1] for items, _ in parts)
-        pads = [((0, 0), (0, widest - items.shape[1])) for items, _ in parts]
         return (
-            np.concatenate([np.pad(p[0], pad, constant_values=-1) for p, pad in zip(parts, pads, strict=True)]),
-            np.concatenate([np.pad(p[1], pad, constant_values=-np.inf) for p, pad in zip(parts, pads, strict=True)]),
+            np.concatenate([_widened(items, widest) for items, _ in parts]),
+            np.concatenate([_widened(log_p, widest, -np.inf) for _, log_p in parts]),
         )
 
     @torch.inference_mode()
@@ -162,8 +170,9 @@ class GeneratorRanker:
     ) -> tuple[Memory, Beams]:
         guide = Guide(self.choice.pull(shoppers), self.node_traits) if self.choice and shoppers else None
         with fast_matmul():
-            memory = self.model.read(self.prompts.build(queries, task), self.pruning)
-            return memory, beam_search(self.model, memory, self.catalogue.trie, beam_width, masks, guide)
+            memory = self.model.read(self.prompts.build(queries, task), self.keep)
+            trie = self.catalogue.trie
+            return memory, beam_search(self.model, memory, trie, beam_width, masks, guide, self.open_below)
 
     def _masks(self, allowed: NDArray[np.bool_]) -> list[Tensor]:
         """The trie's masks for items (I,): a bucket is open if one of its items is allowed."""
@@ -198,6 +207,11 @@ class GeneratorRanker:
         """Measured on the codes as written, against the items' table and not the trie: 0 by construction."""
         live = beams.codes[beams.leaves >= 0].tolist()
         return sum(tuple(codes) not in self.known_sids for codes in live) / max(1, len(live))
+
+
+def _widened(values: NDArray[Number], width: int, fill: float = -1) -> NDArray[Number]:
+    """Columns (Q, C) with `fill` after them, (Q, width)."""
+    return np.pad(values, ((0, 0), (0, width - values.shape[1])), constant_values=fill)
 
 
 def read_setting(path: Path) -> PruningSetting | None:

@@ -193,7 +193,7 @@ class ChoiceModel(nn.Module):
         sums = torch.zeros(trie.leaves, traits.shape[1], dtype=torch.double).index_add_(0, bucket, traits)
         counts = torch.bincount(bucket, minlength=trie.leaves).double()
         means = []
-        for start in trie.leaf_ranges():
+        for start in trie.leaf_ranges:
             first, last = start[:-1], start[1:]
             total, size = (F.pad(x.cumsum(0), (*(0, 0) * (x.ndim - 1), 1, 0)) for x in (sums, counts))
             means.append(((total[last] - total[first]) / (size[last] - size[first])[:, None]).float())

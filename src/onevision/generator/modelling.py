@@ -54,14 +54,10 @@ class Memory(NamedTuple):
     kept: Tensor
     category_logits: Tensor
 
-    def repeat(self, count: int) -> Memory:
-        """Every query `count` times, one after the other: (B, ...) -> (B * count, ...)."""
-
-        def each(x: Tensor) -> Tensor:
-            return x.repeat_interleave(count, 0)
-
-        pairs = [(each(key), each(value)) for key, value in self.keys_values]
-        return Memory(pairs, each(self.mask), each(self.point), each(self.kept), each(self.category_logits))
+    def take(self, rows: Tensor) -> Memory:
+        """The queries of these rows."""
+        pairs = [(key[rows], value[rows]) for key, value in self.keys_values]
+        return Memory(pairs, *(value[rows] for value in self[1:]))
 
 
 class Past(NamedTuple):
@@ -76,6 +72,10 @@ class Past(NamedTuple):
     def follow(self, parent: Tensor) -> Past:
         """The past of beams (B, W') that continue the beams `parent`."""
         return Past(self.banks, self.path.gather(1, parent[..., None].expand(-1, -1, self.path.shape[2])))
+
+    def take(self, rows: Tensor) -> Past:
+        """The past of the queries of these rows."""
+        return Past(self.banks, self.path[rows])
 
 
 class Generator(nn.Module):
@@ -149,7 +149,9 @@ class Generator(nn.Module):
         return self
 
     def save_pretrained(self, folder: Path) -> None:
-        """Write `config.json` and `model.safetensors`."""
+        """Write `config.json` and `model.safetensors`; not of a frozen generator, whose weights lie otherwise."""
+        if self._frozen_tables is not None:
+            raise RuntimeError("a frozen generator cannot be saved; save it before `freeze`")
         self.config.save_pretrained(folder)
         save_file({name: value.contiguous() for name, value in self.state_dict().items()}, folder / WEIGHTS)
 

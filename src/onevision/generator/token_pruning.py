@@ -1,4 +1,7 @@
-"""Dynamic pruning of image tokens by attention mass: keep what is looked at, merge the rest into one token.
+"""What a search may leave out: image tokens that are not looked at, and codes that decide nothing any more.
+
+Image tokens are pruned by attention mass: keep what is looked at, merge the rest into one token. Beams stop writing
+where their branches hold few items already (`decoding.beam`).
 
 The paper prunes tokens dynamically and leaves the rule open; this rule is our reconstruction.
 """
@@ -15,18 +18,22 @@ from onevision.config import Section
 
 
 class PruningSetting(Section):
-    """A setting of the rule.
+    """What is served with less work.
 
-    `mass`: share of the attention on image tokens that must be kept; `min_tokens`, `max_tokens`: bounds of the count.
+    `mass`: share of the attention on image tokens that must be kept, 1 for all tokens; `min_tokens`, `max_tokens`:
+    bounds of their count; `open_below`: a query stops writing when the branches of its beams hold at most so many
+    semantic IDs, None for never.
     """
 
-    mass: float = Field(gt=0, le=1)
+    mass: float = Field(1.0, gt=0, le=1)
     min_tokens: int = Field(2, ge=1)
     max_tokens: int = Field(64, ge=1)
+    open_below: int | None = Field(None, ge=1)
 
-    def __call__(self, mass: Tensor) -> Tensor:
-        """`keep_by_mass` under this setting."""
-        return keep_by_mass(mass, self)
+    @property
+    def keep(self) -> KeepRule | None:
+        """The rule for image tokens; None where all are read."""
+        return None if self.mass == 1 else lambda mass: keep_by_mass(mass, self)
 
 
 KeepRule = Callable[[Tensor], Tensor]

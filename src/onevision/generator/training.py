@@ -20,7 +20,7 @@ from onevision.generator.config import GeneratorTrainingConfig
 from onevision.generator.modelling import Generator
 from onevision.generator.prompts import Prompt, Task, concatenate
 from onevision.generator.samples import Samples
-from onevision.generator.token_pruning import PruningSetting
+from onevision.generator.token_pruning import KeepRule, PruningSetting
 
 CATEGORY_LOSS = 0.1
 
@@ -115,13 +115,13 @@ class GeneratorTrainer:
         old_prompt.task[: replay // 2] = int(Task.CLICKED)
         return concatenate([prompt, old_prompt]), torch.cat([item, old_item]), torch.cat([weight, old_weight])
 
-    def _pruning(self, stage: str, progress: float) -> PruningSetting | None:
+    def _pruning(self, stage: str, progress: float) -> KeepRule | None:
         """Some batches of the last third of S2 are read with pruned image tokens, so that pruning is no surprise."""
         if stage != "S2" or progress < 2 / 3 or self.rng.random() >= self.config.token_dropout:
             return None
-        return PruningSetting(mass=float(self.rng.uniform(0.4, 1.0)))
+        return PruningSetting(mass=float(self.rng.uniform(0.4, 1.0))).keep
 
-    def _step(self, prompt: Prompt, item: Tensor, weight: Tensor, pruning: PruningSetting | None) -> float:
+    def _step(self, prompt: Prompt, item: Tensor, weight: Tensor, pruning: KeepRule | None) -> float:
         target = self.item_sids[item]
         log_p, memory = self.model(prompt, target, pruning)
         loss = sid_loss(log_p, target, weight)

@@ -16,21 +16,22 @@ from onevision.metrics.ranking import hit_rate
 from onevision.pruning.config import PruningConfig
 from onevision.pruning.cost import query_flops
 
-BEAMS = 64
+BEAMS = 100
 
 
 @dataclass
 class Point:
-    """One setting on the curve; hit rates are shares of the calibration queries."""
+    """One setting on the curve; hit rates are shares of the calibration queries. A control has a rule of its own."""
 
     name: str
     family: str
-    mass: float | None
+    setting: PruningSetting
     hr10: float
     hr50: float
     worst_department_loss: float
     kept_mean: float
     kept_p95: float
+    steps_mean: float
     mflops: float
     latency_ms_p50: float = 0.0
     latency_ms_p95: float = 0.0
@@ -38,7 +39,7 @@ class Point:
 
     def as_dict(self) -> dict[str, Any]:
         """For `pareto.json`."""
-        return asdict(self)
+        return asdict(self) | {"setting": self.setting.model_dump()}
 
 
 class Sweep:
@@ -58,9 +59,13 @@ class Sweep:
         longest = ranker.model.config.history_length
         self.history = float(np.mean([sum(min(len(r[n]), longest) for r in recent) for n in range(len(queries))]))
 
-    def measure(self, name: str, family: str, rule: KeepRule | None, mass: float | None = None) -> Point:
-        """Hit rates and counted cost of a rule; the first call sets the baseline that losses are counted from."""
-        self.ranker.pruning = rule
+    def measure(self, name: str, family: str, setting: PruningSetting, keep: KeepRule | None = None) -> Point:
+        """Hit rates and counted cost of a setting; the first call sets the baseline that losses are counted from.
+
+        Args:
+            keep: a control's rule for image tokens, in place of the setting's.
+        """
+        self.ranker.use_pruning(setting, keep)
         ranking = self.ranker.rank(self.queries, BEAMS, 50, progress=f"prune {name}")
         hits = hit_rate(ranking.items, self.relevant, 10)
         if self.baseline is None:
@@ -69,22 +74,23 @@ class Sweep:
         by_department = [loss[self.department == d].mean() for d in sorted(set(self.department))]
         config = self.ranker.model.config
         kept = float(ranking.kept_tokens.mean())
-        levels = len(self.ranker.model.codebook_sizes)
+        steps = float(ranking.steps.mean())
         return Point(
             name,
             family,
-            mass,
+            setting,
             float(hits.mean()),
             float(hit_rate(ranking.items, self.relevant, 50).mean()),
             float(max(by_department)),
             kept,
             float(np.percentile(ranking.kept_tokens, 95)),
-            query_flops(config, kept, self.history, BEAMS, levels) / 1e6,
+            steps,
+            query_flops(config, kept, self.history, steps) / 1e6,
         )
 
-    def time(self, point: Point, rule: KeepRule | None, count: int) -> None:
+    def time(self, point: Point, count: int) -> None:
         """Latency of single queries, prompt to items, into `point`."""
-        self.ranker.pruning = rule
+        self.ranker.use_pruning(point.setting)
         singles = [self.queries.take([n]) for n in range(min(count, len(self.queries)))]
         self.ranker.rank(singles[0], BEAMS, 50)
         taken = []
@@ -110,6 +116,6 @@ def choose(baseline: Point, points: list[Point], config: PruningConfig) -> Point
     return min(allowed, key=lambda p: (p.mflops, p.name)) if allowed else None
 
 
-def setting_of(mass: float, config: PruningConfig) -> PruningSetting:
-    """The setting of a swept mass."""
-    return PruningSetting(mass=mass, min_tokens=config.min_tokens)
+def beats_controls(attention: Point, controls: list[Point]) -> bool:
+    """Whether no rule that does not look at the attention is as good at the same number of image tokens."""
+    return not any(c.hr10 >= attention.hr10 and c.hr50 >= attention.hr50 for c in controls)

@@ -8,8 +8,11 @@ from onevision.config import Section
 
 
 class PruningConfig(Section):
-    """Attention-mass pruning of image tokens."""
+    """Early opening of branches, then attention-mass pruning of image tokens."""
 
+    open_below: tuple[int, ...] = Field(
+        (100, 150, 200, 300, 400), description="semantic IDs that branches may hold when beams are opened, swept"
+    )
     masses: tuple[float, ...] = Field((0.5, 0.6, 0.7, 0.8, 0.9, 0.95), description="attention mass kept, swept")
     min_tokens: int = Field(2, ge=1)
     max_loss: float = Field(0.003, ge=0, description="HR@10 and HR@50 that may be lost overall")

@@ -7,13 +7,13 @@ from onevision.generator.configuration import GeneratorConfig
 FRONT_TOKENS = 5
 
 
-def query_flops(config: GeneratorConfig, kept_tokens: float, history_tokens: float, beams: int, levels: int) -> float:
+def query_flops(config: GeneratorConfig, kept_tokens: float, history_tokens: float, steps: float) -> float:
     """FLOPs (2 a multiply-add) of one query: prompt, encoder and beams; the image tower is not in it.
 
     Args:
         kept_tokens: image tokens after the first encoder layer; a merged token joins them if any was dropped.
         history_tokens: tokens of history and long history.
-        beams, levels: of the search; all beams are counted at every level but the first.
+        steps: codes that the beams read in the decoder, over all levels (`Beams.steps`).
     """
     d, hidden = config.d_model, config.feedforward
     dropped = kept_tokens < config.image_tokens
@@ -26,6 +26,5 @@ def query_flops(config: GeneratorConfig, kept_tokens: float, history_tokens: flo
     embed = config.image_tokens * config.token_dim * d
     encoder = layer(full) + (config.encoder_layers - 1) * layer(short)
     context = config.decoder_layers * short * 2 * d * d
-    step = config.decoder_layers * (6 * d * d + 2 * d * hidden + 2 * short * d)
-    decoder = (1 + (levels - 1) * beams) * step
-    return 2.0 * (embed + encoder + context + decoder)
+    code = config.decoder_layers * (6 * d * d + 2 * d * hidden + 2 * short * d)
+    return 2.0 * (embed + encoder + context + steps * code)

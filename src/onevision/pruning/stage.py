@@ -10,7 +10,8 @@ from onevision.artifacts import finish_artifact, open_artifact, require_same_gen
 from onevision.decoding.ranker import GeneratorRanker
 from onevision.errors import OneVisionError
 from onevision.features.queries import QuerySet
-from onevision.pruning.calibration import Point, Sweep, choose, setting_of
+from onevision.generator.token_pruning import PruningSetting
+from onevision.pruning.calibration import Point, Sweep, beats_controls, choose
 from onevision.pruning.config import PruningConfig
 from onevision.pruning.controls import centre_crop, random_k, top_k
 from onevision.report import Figure, ReportTable, StageReport
@@ -29,7 +30,7 @@ def run(
     config: PruningConfig,
     seed: int,
 ) -> StageReport:
-    """Calibrate attention-mass pruning; see docs/artifacts.md for what is written."""
+    """Calibrate early opening and attention-mass pruning; see docs/artifacts.md for what is written."""
     kinds = {"snapshot": snapshot, "pairs": pairs, "encoder": encoder, "semantic_ids": semantic_ids}
     kinds |= {"features": features, "generator": generator}
     parents = {kind: open_artifact(path, kind, verify=kind != "snapshot") for kind, path in kinds.items()}
@@ -43,27 +44,39 @@ def run(
     department = np.array(ranker.catalogue.table["department_id"].to_pylist(), dtype=object)
     answer = [[number[c] for c in clicked[:1] if c in number] for clicked in queries.clicked]
     sweep = Sweep(ranker, queries, answer, np.array([department[a[0]] if a else "" for a in answer], dtype=object))
-    baseline = sweep.measure("all tokens", "none", None)
-    points = [
-        sweep.measure(f"mass {mass:g}", "attention mass", setting_of(mass, config), mass)
-        for mass in sorted(config.masses)
+    baseline = sweep.measure("everything", "none", PruningSetting())
+    opened = [
+        sweep.measure(f"open below {bound}", "early opening", PruningSetting(open_below=bound))
+        for bound in sorted(config.open_below)
     ]
-    chosen = choose(baseline, points, config)
-    # Controls stand at the size of the chosen setting, or of the middle of the sweep where none was chosen.
-    size = max(1, round((chosen or points[len(points) // 2]).kept_mean))
+    early = choose(baseline, opened, config)
+    bound = None if early is None else early.setting.open_below
+    settings = [
+        PruningSetting(mass=mass, min_tokens=config.min_tokens, open_below=bound) for mass in sorted(config.masses)
+    ]
+    points = [sweep.measure(f"mass {setting.mass:g}", "and attention mass", setting) for setting in settings]
+    chosen = choose(baseline, [*opened, *points], config)
+    # Controls stand at the size of the chosen setting, or of the middle of the sweep where it reads all tokens.
+    size = max(1, round((chosen if chosen in points else points[len(points) // 2]).kept_mean))
+    rules = {"top": top_k(size), "random": random_k(size, seed), "centre": centre_crop(size)}
     controls = [
-        sweep.measure(f"top-{size}", "control", top_k(size)),
-        sweep.measure(f"random-{size}", "control", random_k(size, seed)),
-        sweep.measure(f"centre-{size}", "control", centre_crop(size)),
+        sweep.measure(f"{name}-{size}", "control", PruningSetting(open_below=bound), rule)
+        for name, rule in rules.items()
     ]
-    sweep.time(baseline, None, config.timed_queries)
-    if chosen is not None and chosen.mass is not None:
-        sweep.time(chosen, setting_of(chosen.mass, config), config.timed_queries)
-    setting = None if chosen is None or chosen.mass is None else setting_of(chosen.mass, config).model_dump()
+    attention = chosen if chosen in points else None
+    if attention and not beats_controls(attention, controls):
+        chosen = early  # the simpler rule is as good: all tokens are read
+    for point in (baseline, *([chosen] if chosen else [])):
+        sweep.time(point, config.timed_queries)
+    setting = None if chosen is None else chosen.setting.model_dump()
     calibrated = {"split": "validation", "queries": len(queries), "generator": parents["generator"].identity}
     write_json(out / "pruning.json", {"chosen": setting, "calibrated_on": calibrated})
-    write_json(out / "pareto.json", [p.as_dict() for p in (baseline, *points, *controls)])
-    report = _report(baseline, points, controls, chosen, len(queries), config)
+    write_json(out / "pareto.json", [p.as_dict() for p in (baseline, *opened, *points, *controls)])
+    report = _report(baseline, [*opened, *points], controls, chosen, len(queries), config)
+    if attention and chosen is early:
+        report.warnings.append(
+            f"at {size} tokens attention mass is no better than a control, so all image tokens are read"
+        )
     finish_artifact(out, "pruning", parents=parents, counts=report.counts)
     return report
 
@@ -91,13 +104,12 @@ def _report(
         budget=baseline.hr10 - config.max_loss,
     )
     used = chosen or baseline
-    warnings = [] if chosen else ["no setting keeps the budget: every token is read"]
-    if chosen and any(c.hr10 > chosen.hr10 for c in controls):
-        warnings.append("a control of the same size is better than attention mass on these queries")
-    columns = ["setting", "HR@10", "HR@50", "worst department", "tokens", "tokens p95", "MFLOPs"]
+    warnings = [] if chosen else ["no setting keeps the budget: nothing is pruned"]
+    columns = ["setting", "HR@10", "HR@50", "worst department", "tokens", "tokens p95", "steps", "MFLOPs"]
     rows = [
-        [p.name, *(round(v, 4) for v in (p.hr10, p.hr50, p.worst_department_loss, p.kept_mean, p.kept_p95, p.mflops))]
+        [p.name, *(round(v, 4) for v in (p.hr10, p.hr50, p.worst_department_loss)), *(round(v, 1) for v in cost)]
         for p in everything
+        for cost in [(p.kept_mean, p.kept_p95, p.steps_mean, p.mflops)]
     ]
     return StageReport(
         "calibrate-pruning",
@@ -107,6 +119,7 @@ def _report(
             "kept_tokens_p95": used.kept_p95,
             "hr@10_lost": baseline.hr10 - used.hr10,
             "hr@50_lost": baseline.hr50 - used.hr50,
+            "steps": used.steps_mean,
             "mflops": used.mflops,
             "mflops_saved_share": 1 - used.mflops / baseline.mflops,
             "latency_ms_p50": used.latency_ms_p50,

@@ -11,6 +11,7 @@ node are neighbours and a leaf's number *is* its bucket.
 from __future__ import annotations
 
 import math
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -110,6 +111,7 @@ class Trie:
             masks.insert(0, bounds[1:] > bounds[:-1])
         return masks
 
+    @cached_property
     def leaf_ranges(self) -> list[Tensor]:
         """For each depth 1 .. L, (nodes + 1,): the leaves below node n are `range(ranges[n], ranges[n + 1])`."""
         ranges = [torch.arange(self.leaves + 1)]
@@ -117,10 +119,10 @@ class Trie:
             ranges.append(ranges[-1][offsets])
         return ranges[::-1]
 
-    def sids(self) -> NDArray[np.int64]:
-        """All distinct semantic IDs (leaves, L), sorted: row n is leaf n."""
+    def sids(self, leaves: Tensor | None = None) -> NDArray[np.int64]:
+        """Semantic IDs (N, L) of leaves (N,); by default all distinct ones, sorted: row n is leaf n."""
         columns: list[Tensor] = []
-        node = torch.arange(self.leaves)
+        node = torch.arange(self.leaves) if leaves is None else leaves
         for level in range(self.length - 1, -1, -1):
             columns.append(self.codes[level][node].long())
             node = torch.bucketize(node, self.offsets[level], right=True) - 1

@@ -8,6 +8,7 @@ from support.generators import make_catalogue, make_generator, make_queries
 from onevision.decoding.beam import beam_search, best
 from onevision.decoding.ranker import GeneratorRanker
 from onevision.generator.prompts import PromptBuilder
+from onevision.generator.token_pruning import PruningSetting
 from onevision.semantic_ids.trie import Trie
 
 CATALOGUE, QUANTIZER = make_catalogue()
@@ -225,3 +226,52 @@ def test_nothing_allowed_gives_an_empty_answer(ranker: GeneratorRanker) -> None:
     assert (ranking.items == -1).all()
     assert (ranking.leaves == -1).all()
     assert ranking.invalid_rate == 0
+
+
+def test_open_branches_hold_what_is_below_them_and_cost_fewer_steps(ranker: GeneratorRanker) -> None:
+    memory = ranker.model.read(ranker.prompts.build(QUERIES))
+    trie = CATALOGUE.trie
+    sids = trie.sids().tolist()
+    full = beam_search(ranker.model, memory, trie, 6)
+    early = beam_search(ranker.model, memory, trie, 6, open_below=trie.leaves // 2)
+    assert (early.steps < full.steps).all()
+    plain = [
+        beam_search(ranker.model, memory, Trie(trie.offsets[:n], trie.codes[:n]), 6) for n in range(1, trie.length)
+    ]
+    for row in range(len(QUERIES)):
+        # the first depth at which six beams hold few enough leaves is where it stops
+        for depth, beams in enumerate(plain, 1):
+            prefixes = [tuple(codes) for codes in beams.codes[row][beams.leaves[row] >= 0].tolist()]
+            below = [leaf for prefix in prefixes for leaf, sid in enumerate(sids) if tuple(sid[:depth]) == prefix]
+            if len(below) <= trie.leaves // 2:
+                break
+        else:
+            below = full.leaves[row].tolist()
+        found = early.leaves[row][early.leaves[row] >= 0].tolist()
+        assert found == below
+        for leaf, codes in zip(found, early.codes[row].tolist(), strict=False):
+            assert codes == sids[leaf]
+
+
+@pytest.mark.parametrize("open_below", [8, 20, 1000])
+def test_queries_that_stop_early_do_not_disturb_the_others(ranker: GeneratorRanker, open_below: int) -> None:
+    memory = ranker.model.read(ranker.prompts.build(QUERIES))
+    whole = beam_search(ranker.model, memory, CATALOGUE.trie, 5, open_below=open_below)
+    for row in range(len(QUERIES)):
+        one = beam_search(ranker.model, memory.take(torch.tensor([row])), CATALOGUE.trie, 5, open_below=open_below)
+        live = one.leaves[0] >= 0
+        torch.testing.assert_close(whole.leaves[row][: len(live)][live], one.leaves[0][live])
+        torch.testing.assert_close(whole.scores[row][: len(live)][live], one.scores[0][live])
+        assert (whole.leaves[row][len(live) :] == -1).all()
+        assert whole.steps[row] == one.steps[0]
+
+
+def test_open_branches_keep_a_filter(ranker: GeneratorRanker) -> None:
+    allowed = np.arange(len(CATALOGUE.item_ids)) % 3 == 0
+    ranker.use_pruning(PruningSetting(open_below=1000))
+    try:
+        found = ranker.rank(QUERIES, 5, 40, allowed=allowed).items
+    finally:
+        ranker.use_pruning(PruningSetting())
+    assert (found >= 0).any(1).all()
+    assert allowed[found[found >= 0]].all()

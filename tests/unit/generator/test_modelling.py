@@ -127,11 +127,12 @@ def test_what_is_dropped_is_merged_by_mass() -> None:
 @torch.no_grad()
 def test_keeping_all_tokens_changes_nothing_and_keeping_few_shortens_the_memory(prompt: Prompt) -> None:
     whole = MODEL.read(prompt)
-    kept_all = MODEL.read(prompt, PruningSetting(mass=1.0, max_tokens=64))
+    kept_all = MODEL.read(prompt, lambda mass: keep_by_mass(mass, PruningSetting()))
     torch.testing.assert_close(
         MODEL.log_probability(kept_all, TARGET), MODEL.log_probability(whole, TARGET), atol=2e-5, rtol=1e-5
     )
-    few = MODEL.read(prompt, PruningSetting(mass=0.2, min_tokens=1))
+    assert PruningSetting().keep is None
+    few = MODEL.read(prompt, PruningSetting(mass=0.2, min_tokens=1).keep)
     assert few.mask.shape[1] < whole.mask.shape[1]
     assert (few.kept < whole.kept).all()
 

@@ -2,16 +2,17 @@ import pytest
 import torch
 
 from onevision.generator.configuration import GeneratorConfig
-from onevision.pruning.calibration import Point, choose
+from onevision.generator.token_pruning import PruningSetting
+from onevision.pruning.calibration import Point, beats_controls, choose
 from onevision.pruning.config import PruningConfig
 from onevision.pruning.controls import centre_crop, random_k, top_k
 from onevision.pruning.cost import query_flops
 
-BASE = Point("all", "none", None, 0.6, 0.8, 0.0, 16, 16, 100.0)
+BASE = Point("all", "none", PruningSetting(), 0.6, 0.8, 0.0, 16, 16, 300, 100.0)
 
 
 def point(name: str, hr10: float = 0.6, hr50: float = 0.8, department: float = 0.0, mflops: float = 50.0) -> Point:
-    return Point(name, "attention mass", 0.5, hr10, hr50, department, 8, 9, mflops)
+    return Point(name, "attention mass", PruningSetting(mass=0.5), hr10, hr50, department, 8, 9, 300, mflops)
 
 
 def test_the_cheapest_setting_within_the_budget_is_chosen() -> None:
@@ -38,6 +39,13 @@ def test_controls_keep_the_number_they_are_given() -> None:
 
 def test_fewer_tokens_cost_less_and_the_first_layer_is_always_paid() -> None:
     config = GeneratorConfig(d_model=16, feedforward=32, image_tokens=16, token_dim=8)
-    costs = [query_flops(config, kept, 10, 8, 4) for kept in (2, 8, 15, 16)]
+    costs = [query_flops(config, kept, 10, 25) for kept in (2, 8, 15, 16)]
     assert costs == sorted(costs)
+    assert query_flops(config, 16, 10, 12) < query_flops(config, 16, 10, 25)
     assert costs[0] > 2 * 31 * (4 * 16 * 16 + 2 * 16 * 32)
+
+
+def test_attention_must_be_better_than_every_control_somewhere() -> None:
+    attention = point("a", hr10=0.6, hr50=0.8)
+    assert beats_controls(attention, [point("c", hr10=0.59, hr50=0.9), point("d", hr10=0.7, hr50=0.79)])
+    assert not beats_controls(attention, [point("c", hr10=0.5), point("d", hr10=0.6, hr50=0.8)])

@@ -73,7 +73,7 @@ def test_leaf_ranges_hold_the_leaves_below_every_node() -> None:
     sids = np.random.default_rng(3).integers(0, 4, (50, 3))
     trie, _ = Trie.build(sids)
     distinct = trie.sids().tolist()
-    for depth, bounds in enumerate(trie.leaf_ranges(), 1):
+    for depth, bounds in enumerate(trie.leaf_ranges, 1):
         prefixes = sorted({tuple(sid[:depth]) for sid in distinct})
         assert len(bounds) == len(prefixes) + 1
         for node, prefix in enumerate(prefixes):
