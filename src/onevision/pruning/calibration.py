@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from onevision.pruning.config import PruningConfig
 from onevision.pruning.cost import query_flops
 
 BEAMS = 100
+TIMED_BATCH, TIMED_BATCHES = 16, 5
 
 
 @dataclass
@@ -36,6 +38,7 @@ class Point:
     latency_ms_p50: float = 0.0
     latency_ms_p95: float = 0.0
     latency_ms_p99: float = 0.0
+    queries_per_second: float = 0.0
 
     def as_dict(self) -> dict[str, Any]:
         """For `pareto.json`."""
@@ -89,7 +92,7 @@ class Sweep:
         )
 
     def time(self, point: Point, count: int) -> None:
-        """Latency of single queries, prompt to items, into `point`."""
+        """Latency of single queries, and throughput of batches of `TIMED_BATCH`, prompt to items, into `point`."""
         self.ranker.use_pruning(point.setting)
         singles = [self.queries.take([n]) for n in range(min(count, len(self.queries)))]
         self.ranker.rank(singles[0], BEAMS, 50)
@@ -101,6 +104,13 @@ class Sweep:
         point.latency_ms_p50, point.latency_ms_p95, point.latency_ms_p99 = map(
             float, np.percentile(taken, [50, 95, 99])
         )
+        batch = self.queries.take(np.arange(min(TIMED_BATCH, len(self.queries))))
+        fastest = math.inf
+        for _ in range(TIMED_BATCHES):
+            start = time.perf_counter()
+            self.ranker.rank(batch, BEAMS, 50)
+            fastest = min(fastest, time.perf_counter() - start)
+        point.queries_per_second = len(batch) / fastest
 
 
 def choose(baseline: Point, points: list[Point], config: PruningConfig) -> Point | None:

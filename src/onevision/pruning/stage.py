@@ -124,6 +124,8 @@ def _report(
             "mflops_saved_share": 1 - used.mflops / baseline.mflops,
             "latency_ms_p50": used.latency_ms_p50,
             "latency_ms_p50_unpruned": baseline.latency_ms_p50,
+            "queries_per_second_batch_16": used.queries_per_second,
+            "queries_per_second_batch_16_unpruned": baseline.queries_per_second,
         },
         warnings=warnings,
         tables=[ReportTable("Settings", columns, rows)],
