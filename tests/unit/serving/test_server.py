@@ -228,3 +228,9 @@ def test_a_bundle_that_cannot_be_loaded_ends_the_server(serve: Serve, tmp_path: 
 def test_settings_are_checked(override: str, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         section_of(ServingConfig, [override])
+
+
+def test_the_docs_list_every_setting_with_its_default() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "serving.md").read_text()
+    for name, field in ServingConfig.model_fields.items():
+        assert f"| `{name}` | {field.default} | {field.description} |" in page
