@@ -10,7 +10,7 @@ ENGINE ?= $(shell command -v podman || command -v docker)
 # uv takes a local wheel folder (for a CPU build of torch, say) by another variable than pip does.
 UV := $(if $(PIP_FIND_LINKS),UV_FIND_LINKS="$(PIP_FIND_LINKS)") $(BIN)/uv
 
-.PHONY: help setup demo smoke test test-fast lint format compile manifests-check images bench bench-pairing bench-quantizer lock
+.PHONY: help setup demo smoke test test-fast lint format compile manifests-check images bench bench-pairing bench-quantizer bench-serving lock
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -68,6 +68,9 @@ bench-pairing: setup ## a click log of 20 million events on DuckDB beside pandas
 
 bench-quantizer: setup ## residual k-means against faiss: CPU seconds, error, share of the matrix rate, memory
 	$(BIN)/python benchmarks/bench_quantizer.py --out docs/results/quantizer.json
+
+bench-serving: setup ## the server under open-loop load, with batching and without (two minutes, after a demo or smoke run)
+	$(BIN)/python benchmarks/bench_serving.py
 
 lock: setup ## resolve the dependencies again
 	$(UV) pip compile --quiet pyproject.toml --all-extras --no-header --no-annotate \
