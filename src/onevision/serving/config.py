@@ -28,7 +28,7 @@ class ServingConfig(Section):
         "snapshot", description="when a user's sequences must be alive: at the features' date, or now (a live shop)"
     )
     poll_s: float = Field(15.0, gt=0, description="time between two looks at the champion pointer")
-    drain_s: float = Field(20.0, gt=0, description="time that requests in work have when the server is told to stop")
+    drain_s: float = Field(20.0, ge=1, description="time that requests in work have when the server is told to stop")
 
     @model_validator(mode="after")
     def _a_whole_batch_may_be_pending(self) -> Self:

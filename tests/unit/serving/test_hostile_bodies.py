@@ -130,6 +130,17 @@ def test_a_picture_cannot_be_fetched_from_outside_the_snapshot(server: RunningSe
         assert server.client.get(path).status_code == 404
 
 
+FORM_PIECES = (
+    b"--b",
+    b"--b--",
+    b"\r\n",
+    b"\r\n\r\n",
+    b'Content-Disposition: form-data; name="image"; filename="p"',
+    b'Content-Disposition: form-data; name="k"',
+    b"Content-Type: image/png",
+    b"AAAA",
+    b"3",
+)
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.just("AAAA"),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
@@ -174,3 +185,13 @@ def test_a_photo_with_flipped_bytes_is_answered_or_refused(
         damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
     answer = server.client.post("/search", json={"image": base64.b64encode(damaged).decode()})
     assert answer.status_code in (200, 400), answer.text
+
+
+@seed(20261121)
+@settings(max_examples=60, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+@given(parts=st.lists(st.sampled_from(FORM_PIECES) | st.binary(max_size=12), max_size=12))
+def test_a_form_in_pieces_is_never_the_servers_mistake(server: RunningServer, parts: list[bytes]) -> None:
+    headers = {"content-type": "multipart/form-data; boundary=b"}
+    answer = server.client.post("/search", content=b"".join(parts), headers=headers)
+    assert 400 <= answer.status_code < 500, (parts, answer.text)
+    assert set(answer.json()) == {"error"}
