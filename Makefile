@@ -6,10 +6,11 @@ SHELL := /bin/bash
 PYTHON ?= python3.11
 BIN := .venv/bin
 STAMP := .venv/.installed
+ENGINE ?= $(shell command -v podman || command -v docker)
 # uv takes a local wheel folder (for a CPU build of torch, say) by another variable than pip does.
 UV := $(if $(PIP_FIND_LINKS),UV_FIND_LINKS="$(PIP_FIND_LINKS)") $(BIN)/uv
 
-.PHONY: help setup demo smoke test test-fast lint format compile bench bench-pairing bench-quantizer bench-decoding lock
+.PHONY: help setup demo smoke test test-fast lint format compile manifests-check images bench bench-pairing bench-quantizer bench-decoding bench-serving lock
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,8 +49,19 @@ compile: setup ## compile the pipelines and the components' tables
 	$(BIN)/python -m pipelines.compile
 	$(BIN)/python -m components.readme
 
+manifests-check: setup ## render the cluster's overlays; check schemas of three Kubernetes versions and the policies
+	$(BIN)/python -m manifests.check
+
+# A CPU build of torch, or other local wheels, come from the folder that pip takes them from.
+WHEELS := $(if $(PIP_FIND_LINKS),--volume "$(PIP_FIND_LINKS):/wheels:ro" --build-arg FIND_LINKS=/wheels)
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+
+images: ## build the images onevision-train and onevision-serve (podman or docker)
+	@for target in train serve; do \
+	  $(ENGINE) build -f images/Containerfile --target $$target -t localhost/onevision-$$target:$(VERSION) $(WHEELS) . ; done
+
 bench: setup ## every benchmark, each printing a ratio against a named peer
-	@for file in benchmarks/[a-z]*.py; do echo "== $$file"; $(BIN)/python "$$file"; done
+	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python "$$file"; done
 
 bench-pairing: setup ## a click log of 20 million events on DuckDB beside pandas (ten minutes, 5 GB)
 	$(BIN)/python benchmarks/bench_pairing.py --out docs/results/pairing.json
@@ -59,6 +71,9 @@ bench-quantizer: setup ## residual k-means against faiss: CPU seconds, error, sh
 
 bench-decoding: setup ## constrained beam search beside transformers' generate: ms a query, split, memory of the trie
 	$(BIN)/python benchmarks/bench_decoding.py --sweep --out docs/results/decoding.json
+
+bench-serving: setup ## the server under open-loop load, with batching and without (two minutes, after a demo or smoke run)
+	$(BIN)/python benchmarks/bench_serving.py
 
 lock: setup ## resolve the dependencies again
 	$(UV) pip compile --quiet pyproject.toml --all-extras --no-header --no-annotate \

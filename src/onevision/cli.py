@@ -20,6 +20,7 @@ from onevision.errors import MissingDependencyError, OneVisionError
 from onevision.processes import process_rank
 from onevision.publishing.commands import champion_app, rollback
 from onevision.semantic_ids.commands import ids_app
+from onevision.serving.commands import serve
 from onevision.stages import SHARD_STAGES, STAGES, Stage
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ app.add_typer(recipes_app, name="recipes")
 app.add_typer(ids_app, name="ids")
 app.add_typer(champion_app, name="champion")
 app.command("rollback", rich_help_panel="Use")(rollback)
+app.command("serve", rich_help_panel="Use")(serve)
 
 Out = Annotated[Path, typer.Option("--out", help="folder of the artifact; an earlier artifact there is replaced")]
 RecipeName = Annotated[str, typer.Option("--recipe", "-r", help="packaged recipe, or path of a .yaml file")]

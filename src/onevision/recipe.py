@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import Field, ValidationError
@@ -31,6 +31,8 @@ from onevision.publishing.config import PublishingConfig
 from onevision.quantization.config import QuantizationConfig
 from onevision.semantic_ids.config import SemanticIdsConfig
 from onevision.validation.config import ValidationConfig
+
+SectionT = TypeVar("SectionT", bound=Section)
 
 
 class Recipe(Section):
@@ -82,6 +84,21 @@ def load_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:
         raise RecipeError(f"recipe {name}:\n" + "\n".join(f"  {_explain(e)}" for e in error.errors())) from None
 
 
+def section_of(kind: type[SectionT], overrides: Iterable[str]) -> SectionT:
+    """A section by itself: its defaults and `key=value` overrides (values are YAML).
+
+    Raises:
+        RecipeError: an unknown key (with the nearest right one), or a value out of range.
+    """
+    values: dict[str, Any] = {}
+    for override in overrides:
+        _apply_override(values, override)
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise RecipeError("\n".join(_explain(e, kind) for e in error.errors())) from None
+
+
 def _read_yaml(name: str) -> dict[str, Any]:
     path = Path(name)
     if path.suffix in (".yaml", ".yml"):
@@ -121,16 +138,15 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
         raise RecipeError(f"override {override!r}: the value is not valid YAML ({error})") from None
 
 
-def _explain(error: Any) -> str:
+def _explain(error: Any, root: type[Section] = Recipe) -> str:
     path = [str(part) for part in error["loc"]]
     key = ".".join(path)
     if error["type"] == "extra_forbidden":
-        return f"{key}: unknown key{_nearest(path[-1], _keys_at(path[:-1]))}"
+        return f"{key}: unknown key{_nearest(path[-1], _keys_at(path[:-1], root))}"
     return f"{key}: {error['msg']} (given: {error['input']!r})"
 
 
-def _keys_at(path: list[str]) -> list[str]:
-    section: type[Section] = Recipe
+def _keys_at(path: list[str], section: type[Section]) -> list[str]:
     for part in path:
         annotation = section.model_fields[part].annotation
         if not (isinstance(annotation, type) and issubclass(annotation, Section)):

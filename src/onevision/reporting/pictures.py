@@ -35,8 +35,13 @@ class Thumbnails:
 
     def item(self, item_id: str) -> str | None:
         """Data URI of an item's main picture."""
+        pixels = self.item_pixels(item_id)
+        return None if pixels is None else thumbnail_uri(pixels, self._size)
+
+    def item_pixels(self, item_id: str) -> np.ndarray | None:
+        """An item's main picture, as `pixels` gives it."""
         image_id = self._picture_of.get(item_id)
-        return None if image_id is None else self.image(image_id)
+        return None if image_id is None else self.pixels(image_id)
 
     def pixels(self, image_id: str) -> np.ndarray | None:
         """Square uint8 picture (size, size, 3)."""

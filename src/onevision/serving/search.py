@@ -7,15 +7,17 @@ searcher.search(photo_bytes, "some-user", k=10)
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from onevision.artifacts import Artifact
-from onevision.data.images import ImageError, decode_image
+from onevision.data.images import MAX_PIXELS, ImageError, decode_image
 from onevision.decoding.filters import ItemFilter
 from onevision.decoding.ranker import GeneratorRanker
 from onevision.encoder.model import Encoder
@@ -30,10 +32,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Hit:
-    """One item found; `score` is the log-probability of its semantic ID, the same for all items that share it."""
+    """One item found.
+
+    Attributes:
+        score: log-probability of its semantic ID plus the weighted similarity; what the hits are ordered by.
+        similarity: cosine of photo and item.
+        sid: its semantic ID.
+    """
 
     item_id: str
     score: float
+    similarity: float
     sid: tuple[int, ...]
     category: str
     price: float
@@ -43,10 +52,11 @@ class Hit:
 
 @dataclass(frozen=True)
 class Answer:
-    """The items found for one photo, best first, and what the asker should know about them."""
+    """The items found for one photo, best first, what the asker should know about them, and the photo's own codes."""
 
     hits: list[Hit]
     notes: list[str]
+    sid: tuple[int, ...]
 
 
 class Searcher:
@@ -112,11 +122,29 @@ class Searcher:
         if not images:
             return []
         users = [self._user(user_id) for user_id in user_ids]
-        queries = self._queries(images, user_ids, [sequences for sequences, _ in users])
+        answers = self.rank(self._pixels(images), [sequences for sequences, _ in users], k, only)
+        return [replace(answer, notes=notes) for answer, (_, notes) in zip(answers, users, strict=True)]
+
+    @cached_property
+    def categories(self) -> list[str]:
+        """Names of the categories that items are of, sorted."""
+        return sorted({name for name in self._shown["category"] if name is not None})
+
+    def decode(self, image: bytes, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+        """A photo as `rank` takes it: (S, S, 3); `ImageError` if the bytes are no usable picture."""
+        return decode_image(image, self._encoder.image_size, max_pixels=max_pixels)
+
+    def rank(
+        self, pixels: NDArray[np.uint8], users: Sequence[UserSequences], k: int, only: ItemFilter | None = None
+    ) -> list[Answer]:
+        """Answer decoded photos (N, S, S, 3) of shoppers whose sequences are known, in one pass and without notes."""
+        queries = self._queries(pixels, users)
         allowed = None if only is None else only.allowed(self._items)
         ranking = self._ranker.rank(queries, self._beam_width, k, allowed=allowed)
+        own = self._ranker.model.quantizer.encode(queries.embedding).tolist()
         return [
-            Answer(self._hits(ranking.items[row], ranking.scores[row]), notes) for row, (_, notes) in enumerate(users)
+            Answer(self._hits(ranking.items[row], ranking.scores[row], photo), [], tuple(own[row]))
+            for row, photo in enumerate(queries.embedding)
         ]
 
     def _user(self, user_id: str | None) -> tuple[UserSequences, list[str]]:
@@ -129,14 +157,12 @@ class Searcher:
             return sequences, [f"user {user_id!r} is served as a cold user: the features do not know them"]
         return sequences, []
 
-    def _queries(
-        self, images: Sequence[bytes], user_ids: Sequence[str | None], users: Sequence[UserSequences]
-    ) -> QuerySet:
-        seen = self._encoder.embed(self._pixels(images))
-        count = len(images)
+    def _queries(self, pixels: NDArray[np.uint8], users: Sequence[UserSequences]) -> QuerySet:
+        seen = self._encoder.embed(pixels)
+        count = len(pixels)
         return QuerySet(
             query_id=[str(row) for row in range(count)],
-            user_id=[user_id or "" for user_id in user_ids],
+            user_id=[""] * count,
             image_id=[""] * count,
             image_row=np.full(count, -1, dtype=np.int64),
             embedding=seen.embedding,
@@ -156,24 +182,24 @@ class Searcher:
             personal=np.zeros(count, dtype=bool),
         )
 
-    def _pixels(self, images: Sequence[bytes]) -> np.ndarray:
-        size = self._encoder.image_size
-        pixels = np.empty((len(images), size, size, 3), dtype=np.uint8)
+    def _pixels(self, images: Sequence[bytes]) -> NDArray[np.uint8]:
+        pixels = []
         for row, data in enumerate(images):
             try:
-                pixels[row] = decode_image(data, size)
+                pixels.append(self.decode(data))
             except ImageError as error:
                 raise ImageError(
                     f"photo {row + 1} of {len(images)}: {error}" if len(images) > 1 else str(error)
                 ) from None
-        return pixels
+        return np.stack(pixels)
 
-    def _hits(self, items: np.ndarray, scores: np.ndarray) -> list[Hit]:
-        codes = self._ranker.catalogue.codes
+    def _hits(self, items: NDArray[np.int64], scores: NDArray[np.float32], photo: NDArray[np.float32]) -> list[Hit]:
+        codes, embedding = self._ranker.catalogue.codes, self._ranker.catalogue.embedding
         return [
             Hit(
                 item_id=self._shown["item_id"][item],
                 score=float(score),
+                similarity=float(embedding[item] @ photo),
                 sid=tuple(codes[item].tolist()),
                 category=self._shown["category"][item],
                 price=self._price[item],

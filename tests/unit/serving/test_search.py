@@ -7,8 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.bundles import Shop
-from support.models import make_models
 
 from onevision.artifacts import open_artifact
 from onevision.data.images import ImageError
@@ -32,30 +30,6 @@ class KnownUsers:
 
     def sequences(self, user_id: str) -> UserSequences:
         return self.users.get(user_id, UserSequences())
-
-
-@pytest.fixture(scope="module")
-def models(tiny_snapshot: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return make_models(tiny_snapshot, tmp_path_factory.mktemp("models"))
-
-
-@pytest.fixture(scope="module")
-def bundle(tiny_snapshot: Path, models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    shop = Shop(tiny_snapshot, tmp_path_factory.mktemp("published"))
-    names = {name: path for name, path in models.items() if name not in ("snapshot", "pairs")}
-    shop.publish(shop.measured(names))
-    return shop.root / "bundle"
-
-
-@pytest.fixture(scope="module")
-def searcher(bundle: Path) -> Searcher:
-    return Searcher.open(bundle)
-
-
-@pytest.fixture(scope="module")
-def photo(tiny_snapshot: Path) -> bytes:
-    shop = Snapshot.open(tiny_snapshot)
-    return shop.images.read(shop.images.ids[-1])
 
 
 def test_hits_are_items_of_the_shop_best_first_and_each_once(searcher: Searcher, photo: bytes) -> None:

@@ -1,0 +1,113 @@
+// The search page: a photo, a crop, one search as user A and one as user B.
+import { Crop } from "/page/crop.js";
+
+const $ = (id) => document.getElementById(id);
+const form = $("search"), crop = new Crop($("canvas"), $("crop"), $("handle"));
+let pictures = false;
+
+function say(text, failed = false) {
+  $("status").textContent = text;
+  $("status").classList.toggle("failed", failed);
+}
+
+async function about() {
+  const answer = await fetch("/page/about");
+  if (!answer.ok) return say("The server is loading its bundle; reload the page in a moment.", true);
+  const found = await answer.json();
+  $("bundle").textContent = `bundle ${found.bundle}`;
+  pictures = found.pictures;
+  form.k.max = found.max_k;
+  for (const user of found.users) $("users").append(new Option(user));
+  for (const name of found.categories) form.category.append(new Option(name, name));
+}
+
+async function take(file) {
+  if (!file) return;
+  try {
+    crop.show(await createImageBitmap(file, { imageOrientation: "from-image" }));
+  } catch {
+    return say("This file is no picture that the browser can read.", true);
+  }
+  $("stage").hidden = false;
+  $("go").disabled = false;
+  say("");
+}
+
+async function ask(photo, user) {
+  const body = new FormData();
+  body.set("image", photo, "photo.jpg");
+  body.set("k", form.k.value);
+  if (user) body.set("user", user);
+  for (const name of ["category", "min_price", "max_price"]) if (form[name].value) body.set(name, form[name].value);
+  if (form.in_stock.checked) body.set("in_stock", "true");
+  const answer = await fetch("/search", { method: "POST", body });
+  const found = await answer.json();
+  if (!answer.ok) throw new Error(found.error.message);
+  return found;
+}
+
+function sharedPrefix(a, b) {
+  let count = 0;
+  while (count < a.length && a[count] === b[count]) count += 1;
+  return count;
+}
+
+function card(hit, own) {
+  const node = $("hit").content.cloneNode(true), get = (name) => node.querySelector(name);
+  if (pictures) {
+    const image = get("img");
+    image.addEventListener("error", () => image.remove());
+    image.src = `/pictures/${encodeURIComponent(hit.item_id)}`;
+    image.hidden = false;
+  }
+  get(".title").textContent = hit.title ?? hit.item_id;
+  get(".price").textContent = hit.price.toFixed(2);
+  get(".about").textContent = [hit.brand, hit.category, hit.item_id].filter(Boolean).join(" · ");
+  const shared = sharedPrefix(hit.sid, own);
+  hit.sid.forEach((code, level) => {
+    const part = document.createElement("span");
+    part.textContent = code;
+    if (level < shared) part.className = "shared";
+    get(".codes").append(part);
+  });
+  const codes = shared === 1 ? "1 code" : `${shared} codes`;
+  get(".why").textContent = `${codes} shared with the photo, similarity ${hit.similarity.toFixed(2)}, score ${hit.score.toFixed(2)}`;
+  return node;
+}
+
+function show(user, found) {
+  const node = $("answer").content.cloneNode(true);
+  node.querySelector("h2").textContent = user ? `As ${user}` : "As nobody known";
+  node.querySelector("p").textContent = [`photo's codes ${found.sid.join("-")}`, ...found.notes].join("; ");
+  node.querySelector("ol").append(...found.hits.map((hit) => card(hit, found.sid)));
+  $("answers").append(node);
+  if (!found.hits.length) say("No item passes these filters.");
+}
+
+form.addEventListener("submit", async (event) => {
+  event.preventDefault();
+  $("go").disabled = true;
+  say("Searching ...");
+  try {
+    const photo = await crop.blob();
+    const users = form.b.value.trim() ? [form.a.value.trim(), form.b.value.trim()] : [form.a.value.trim()];
+    const found = await Promise.all(users.map((user) => ask(photo, user)));
+    $("answers").replaceChildren();
+    say("");
+    found.forEach((answer, n) => show(users[n], answer));
+  } catch (error) {
+    say(error.message, true);
+  } finally {
+    $("go").disabled = false;
+  }
+});
+
+$("photo").addEventListener("change", (event) => take(event.target.files[0]));
+for (const name of ["dragover", "dragleave", "drop"]) {
+  $("drop").addEventListener(name, (event) => {
+    event.preventDefault();
+    $("drop").classList.toggle("over", name === "dragover");
+    if (name === "drop") take(event.dataTransfer.files[0]);
+  });
+}
+about();

@@ -1,0 +1,94 @@
+"""Who is asking: a user's sequences within a time limit, or none.
+
+A store that is slow or broken makes an answer impersonal, never late: the user counts as cold, the answer says so, and
+a lookup that hangs keeps its thread and nobody else waits behind it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from typing import Protocol
+
+from onevision.features.definitions import UserSequences
+
+log = logging.getLogger(__name__)
+
+
+class Sequences(Protocol):
+    """A user store; `onevision.features.online.OnlineFeatures` is one."""
+
+    as_of: datetime
+
+    def sequences(self, user_id: str, at: datetime | None = None) -> UserSequences:
+        """A user's sequences, empty for a stranger."""
+
+
+class UserLookup:
+    """Reads sequences in threads of its own.
+
+    Args:
+        store: None makes everybody a cold user.
+        timeout: seconds.
+        threads: lookups at a time; while all of them hang, users are cold at once.
+        at_request: judge a sequence's life at the time of the request, not at the store's date.
+        count: told how each lookup ended: known, unknown, slow, busy, failed or off.
+    """
+
+    def __init__(
+        self,
+        store: Sequences | None,
+        *,
+        timeout: float,
+        threads: int,
+        at_request: bool,
+        count: Callable[[str], None],
+    ) -> None:
+        self._store = store
+        self._timeout = timeout
+        self._at_request = at_request
+        self._count = count
+        self._free = threads
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="lookup")
+
+    async def find(self, user_id: str | None) -> tuple[UserSequences, list[str]]:
+        """The user's sequences, and a note if they are served as a cold user."""
+        if user_id is None:
+            return UserSequences(), []
+        sequences, outcome, why = await self._find(user_id)
+        self._count(outcome)
+        return sequences, [f"served as a cold user: {why}"] if why else []
+
+    async def _find(self, user_id: str) -> tuple[UserSequences, str, str]:
+        if self._store is None:
+            return UserSequences(), "off", "no features were given"
+        if self._free == 0:
+            return UserSequences(), "busy", "the user store does not answer"
+        self._free -= 1
+        reading = asyncio.get_running_loop().run_in_executor(self._pool, self._read, self._store, user_id)
+        reading.add_done_callback(self._finished)
+        try:
+            sequences = await asyncio.wait_for(asyncio.shield(reading), self._timeout)
+        except TimeoutError:
+            return UserSequences(), "slow", "the user store did not answer in time"
+        except Exception:
+            log.exception("a user lookup failed")
+            return UserSequences(), "failed", "the user store failed"
+        if sequences == UserSequences():
+            return sequences, "unknown", "the features do not know them"
+        return sequences, "known", ""
+
+    def _read(self, store: Sequences, user_id: str) -> UserSequences:
+        return store.sequences(user_id, datetime.now(UTC) if self._at_request else None)
+
+    def _finished(self, reading: asyncio.Future[UserSequences]) -> None:
+        self._free += 1
+        if not reading.cancelled():
+            reading.exception()  # fetched, so that a failure after the time limit is no warning of asyncio's
+
+    def stop(self) -> None:
+        """Let the threads go, without waiting for a lookup that hangs."""
+        self._pool.shutdown(wait=False, cancel_futures=True)

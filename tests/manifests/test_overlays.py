@@ -1,0 +1,123 @@
+"""What the overlays say fits the code: metrics, options, pipelines, images, and a runbook for every alert."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+import yaml
+
+from manifests.check import check, main
+from manifests.workloads import OVERLAYS, Object, of_kind, pods, render, renderer
+from onevision.cli import app
+from onevision.recipe import section_of
+from onevision.serving.config import ServingConfig
+from onevision.serving.telemetry import Telemetry
+from pipelines.submit import parse
+
+ROOT = Path(__file__).parents[2]
+if renderer() is None:
+    pytest.skip("neither kubectl nor kustomize is on this machine", allow_module_level=True)
+RENDERED = {folder.name: render(folder) for folder in sorted(OVERLAYS.iterdir())}
+OURS = {"kubeflow", "onevision"}
+
+
+@pytest.fixture(params=list(RENDERED))
+def objects(request: pytest.FixtureRequest) -> list[Object]:
+    return RENDERED[request.param]
+
+
+def alerts() -> list[dict[str, Any]]:
+    rules = yaml.safe_load((ROOT / "manifests/components/monitoring/alerts.yaml").read_text())
+    return [rule for group in rules["spec"]["groups"] for rule in group["rules"]]
+
+
+def exposed() -> set[str]:
+    telemetry = Telemetry()
+    telemetry.serve_bundle("b", "g")
+    families = list(telemetry.registry.collect())
+    names = {family.name for family in families} | {f"{family.name}_total" for family in families}
+    return names | {f"{family.name}_bucket" for family in families if family.type == "histogram"}
+
+
+def test_alerts_read_only_series_that_the_server_exposes() -> None:
+    read = {name for rule in alerts() for name in re.findall(r"\bonevision_\w+", rule["expr"])}
+    assert len(read) >= 8
+    assert read <= exposed()
+
+
+def test_every_alert_has_its_section_in_the_runbook() -> None:
+    headings = re.findall(r"^#+ (\w+)$", (ROOT / "docs" / "cluster.md").read_text(), re.MULTILINE)
+    for rule in alerts():
+        assert rule["alert"] in headings
+        assert rule["annotations"]["runbook"] == f"docs/cluster.md#{rule['alert'].lower()}"
+
+
+def test_everything_is_in_the_two_namespaces(objects: list[Object]) -> None:
+    assert {item["metadata"]["namespace"] for item in objects if item["kind"] != "Namespace"} == OURS
+
+
+def test_the_servers_options_are_those_of_the_command(objects: list[Object]) -> None:
+    command: Any = typer.main.get_command(app)
+    servers = [pod for pod in pods(objects) if pod.serves]
+    assert servers
+    for pod in servers:
+        words = pod.spec["containers"][0]["args"]
+        context = command.commands[words[0]].make_context("serve", list(words[1:]))
+        assert context.params["host"] == "0.0.0.0"
+        assert (context.params["bundle"] is None) != (context.params["store"] is None)
+        grace = pod.spec.get("terminationGracePeriodSeconds", 30)
+        assert section_of(ServingConfig, context.params["overrides"] or []).drain_s < grace
+
+
+def test_the_tasks_of_the_night_run_in_the_image_that_submits_them(objects: list[Object]) -> None:
+    night = of_kind(objects, "CronJob")[0]["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"][0]
+    image = next(variable["value"] for variable in night["env"] if variable["name"] == "ONEVISION_IMAGE")
+    assert image == night["image"]
+    assert "/" in image
+
+
+def test_the_night_submits_a_pipeline_with_the_arguments_that_it_takes(objects: list[Object]) -> None:
+    nightly = pytest.importorskip("pipelines.nightly_refresh").nightly_refresh
+    job = of_kind(objects, "CronJob")[0]["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"][0]
+    assert job["command"] == ["python", "-m", "pipelines.submit"]
+    asked = parse(job["args"])
+    assert asked.pipeline == "nightly_refresh"
+    known = nightly.component_spec.inputs
+    assert set(known) >= {word.partition("=")[0] for word in asked.arguments}
+    given = {word.partition("=")[0] for word in asked.arguments}
+    assert {name for name, entry in known.items() if not entry.optional} <= given
+    places = next(item for item in objects if item["kind"] == "ConfigMap")["data"]
+    assert set(re.findall(r"\$\((\w+)\)", " ".join(job["args"]))) == set(places)
+
+
+def test_the_canary_differs_from_the_champion_in_bundle_and_share_alone() -> None:
+    champion, canary = (
+        of_kind(RENDERED[name], "InferenceService")[0]["spec"]["predictor"] for name in ("prod-kserve", "prod-canary")
+    )
+    assert canary.pop("canaryTrafficPercent") == 10
+    arguments = [predictor["containers"][0].pop("args") for predictor in (champion, canary)]
+    assert champion == canary
+    assert [word for word in arguments[1] if word not in arguments[0]] == [
+        "--bundle=gs://shop-prod/bundles/bundles/0123456789abcdef"
+    ]
+
+
+def test_the_check_reports_a_broken_overlay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    copy = shutil.copytree(ROOT / "manifests", tmp_path / "manifests")
+    file = copy / "base" / "serving" / "deployment.yaml"
+    file.write_text(file.read_text().replace("runAsNonRoot: true", "runAsNonRoot: false"))
+    assert any("no_root" in problem for problem in check(copy / "overlays" / "dev")[1])
+    (copy / "overlays" / "dev" / "kustomization.yaml").write_text("resources: [none]\n")
+    assert main([str(copy / "overlays" / "dev")]) == 1
+    assert "none" in capsys.readouterr().err
+
+
+def test_the_image_installs_everything_that_the_wheel_is_made_of() -> None:
+    copied = (ROOT / "images" / "Containerfile").read_text()
+    for folder in ("src", "components", "pipelines", "feature_repo"):
+        assert f"COPY {folder} {folder}" in copied

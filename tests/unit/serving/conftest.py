@@ -1,0 +1,79 @@
+"""A real, untrained bundle of the tiny shop, a second one, and a server in a thread."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support.bundles import Shop
+from support.models import make_models
+from support.servers import RunningServer
+
+from onevision.artifacts import finish_artifact, open_artifact, start_artifact
+from onevision.data.snapshot import Snapshot
+from onevision.generator.modelling import Generator
+from onevision.serving.search import Searcher
+
+
+@pytest.fixture(scope="session")
+def models(tiny_snapshot: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return make_models(tiny_snapshot, tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="session")
+def bundle(tiny_snapshot: Path, models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    shop = Shop(tiny_snapshot, tmp_path_factory.mktemp("published"))
+    names = {name: path for name, path in models.items() if name not in ("snapshot", "pairs")}
+    shop.publish(shop.measured(names))
+    return shop.root / "bundle"
+
+
+@pytest.fixture(scope="session")
+def searcher(bundle: Path) -> Searcher:
+    return Searcher.open(bundle)
+
+
+@pytest.fixture(scope="session")
+def photo(tiny_snapshot: Path) -> bytes:
+    shop = Snapshot.open(tiny_snapshot)
+    return shop.images.read(shop.images.ids[-1])
+
+
+@pytest.fixture(scope="session")
+def other_bundle(tiny_snapshot: Path, models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same shop with another generator, so that it scores everything differently."""
+    root = tmp_path_factory.mktemp("other")
+    model = Generator.from_pretrained(models["generator_sft"])
+    torch.manual_seed(5)
+    with torch.no_grad():
+        for weights in model.parameters():
+            weights += 0.2 * torch.randn_like(weights)
+    path = start_artifact(root / "generator")
+    model.save_pretrained(path)
+    finish_artifact(path, "generator", parents={"semantic_ids": open_artifact(models["semantic_ids"])})
+    pruning = shutil.copytree(models["pruning"], root / "pruning")
+    (pruning / "manifest.json").unlink()
+    finish_artifact(pruning, "pruning", parents={"generator": open_artifact(path)})
+    names = {name: place for name, place in models.items() if name not in ("snapshot", "pairs")}
+    names |= {"generator_sft": path, "generator_aligned": path, "pruning": pruning}
+    shop = Shop(tiny_snapshot, root)
+    shop.publish(shop.measured(names))
+    return shop.root / "bundle"
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., RunningServer]]:
+    """Starts servers that end with the test."""
+    running: list[RunningServer] = []
+
+    def start(**arguments: Any) -> RunningServer:
+        running.append(RunningServer(**arguments))
+        return running[-1].wait_until_ready() if arguments.get("ready", True) else running[-1]
+
+    yield start
+    for server in running:
+        server.stop()
