@@ -15,7 +15,9 @@ from support.servers import RunningServer
 
 from onevision.artifacts import finish_artifact, open_artifact, start_artifact
 from onevision.data.snapshot import Snapshot
+from onevision.generator.choice import ChoiceModel
 from onevision.generator.modelling import Generator
+from onevision.semantic_ids.catalogue import Catalogue
 from onevision.serving.search import Searcher
 
 
@@ -54,6 +56,9 @@ def other_bundle(tiny_snapshot: Path, models: dict[str, Path], tmp_path_factory:
             weights += 0.2 * torch.randn_like(weights)
     path = start_artifact(root / "generator")
     model.save_pretrained(path)
+    choice = ChoiceModel.from_pretrained(models["generator_sft"], Catalogue.open(models["semantic_ids"]))
+    torch.nn.init.normal_(choice.weights)
+    choice.save_pretrained(path)
     finish_artifact(path, "generator", parents={"semantic_ids": open_artifact(models["semantic_ids"])})
     pruning = shutil.copytree(models["pruning"], root / "pruning")
     (pruning / "manifest.json").unlink()
