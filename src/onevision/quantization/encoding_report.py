@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from onevision.artifacts import write_json
 from onevision.errors import OneVisionError
 from onevision.metrics import Interval
@@ -125,11 +127,17 @@ def _main_table(measured: dict[str, Measured], data: EncodingData) -> ReportTabl
         rows.append([method, f"{bits:.0f}", *cells, f"{100 * error:.1f}"])
     caption = (
         f"Percent with 95 % intervals over products. Collisions over {len(data.item)} products; VC@l and R@k over "
-        f"{len(data.photo)} photos of products held out: the photo shares the first l codes of its product's item "
+        f"{len(data.photo)} photos of products {_held_out(data)}: the photo shares the first l codes of its product's item "
         "vector (the mean of the product's pictures); its product's rebuilt vector is among the k nearest. "
         "relative_error: squared error / variance, in the space that the codes rebuild."
     )
     return ReportTable("Encodings", ["method", "bits", *names, "relative_error"], rows, caption)
+
+
+def _held_out(data: EncodingData) -> str:
+    """What nothing was trained on: the photos' products, or the photos alone."""
+    seen = np.isin(data.target, data.product[data.train]).any()
+    return "whose other pictures were trained on" if seen else "held out"
 
 
 def _kind_table(measured: dict[str, Measured], data: EncodingData) -> ReportTable:
@@ -144,7 +152,9 @@ def _kind_table(measured: dict[str, Measured], data: EncodingData) -> ReportTabl
                 cells.append(_marked(vrq.difference(found, name)) if vrq and method != "vrq" else "")
             rows.append([kind, len(ends), method, *cells])
     columns = ["pair", "pairs", "method", "vc@1", "vrq - it", "vc@2", "vrq - it"]
-    caption = "Two pictures of one held-out product share their first codes. A product counts once, with its mean."
+    caption = (
+        f"Two pictures of one product {_held_out(data)} share their first codes. A product counts once, with its mean."
+    )
     return ReportTable("View consistency by kind of pair", columns, rows, caption)
 
 

@@ -20,7 +20,8 @@ def run_encoding_data(snapshot: Path, pairs: Path, encoder: Path) -> EncodingDat
 
     Fitted is on the pictures of the split `train` and the pairs of one product among them. Held out are the items none
     of whose pictures is among these: their photos of validation and test days are compared with the item (the mean of
-    its catalogue pictures), and, by kind of pair, with its main and SKU pictures, as are these with each other.
+    its catalogue pictures), and, by kind of pair, with its main and SKU pictures, as are these with each other. A shop
+    without such items holds out the photos of validation and test days alone, of products that were trained on.
 
     Args:
         snapshot, pairs, encoder: artifacts of one run.
@@ -37,6 +38,8 @@ def run_encoding_data(snapshot: Path, pairs: Path, encoder: Path) -> EncodingDat
     cold = np.ones(len(items) + 1, dtype=bool)
     cold[product[train]] = False
     cold[-1] = False  # where the product is not known
+    if not cold.any():
+        cold[:-1] = True
     photo = np.flatnonzero(np.isin(split, ("validation", "test")) & cold[product])
     return EncodingData(
         x=x,

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from support.models import make_models
 
+from onevision.artifacts import finish_artifact
 from onevision.quantization.encoding_run import run_encoding_data
 
 
@@ -56,3 +60,16 @@ def test_kinds_are_all_pairs_of_one_unseen_product_once(data, images):
         assert not seen & pairs
         seen |= pairs
     assert any(kind.startswith("user_photo-main") for kind in data.kinds)
+
+
+def test_without_new_products_the_photos_alone_are_held_out(artifacts, images, tmp_path):
+    encoder = shutil.copytree(artifacts["encoder"], tmp_path / "encoder")
+    (encoder / "manifest.json").unlink()
+    every = images.assign(split=images.split.replace("catalogue_cold", "train"))
+    pq.write_table(pa.Table.from_pandas(every, preserve_index=False), encoder / "images.parquet")
+    finish_artifact(encoder, "encoder")
+    data = run_encoding_data(artifacts["snapshot"], artifacts["pairs"], encoder)
+    later = every[every.split.isin(["validation", "test"]) & every.item_id.notna()]
+    assert sorted(every.image_id.iloc[data.photo]) == sorted(later.image_id)
+    assert not set(data.photo) & set(data.train)
+    assert set(data.target) <= set(data.product[data.train])
