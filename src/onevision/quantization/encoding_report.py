@@ -128,8 +128,8 @@ def _main_table(measured: dict[str, Measured], data: EncodingData) -> ReportTabl
     caption = (
         f"Percent with 95 % intervals over products. Collisions over {len(data.item)} products; VC@l and R@k over "
         f"{len(data.photo)} photos of products {_held_out(data)}: the photo shares the first l codes of its "
-        "product's item vector (the mean of the product's pictures); its product's rebuilt vector is among the k nearest. "
-        "relative_error: squared error / variance, in the space that the codes rebuild."
+        "product's item vector (the mean of the product's pictures); its product's rebuilt vector is among the k "
+        "nearest. relative_error: squared error / variance, in the space that the codes rebuild."
     )
     return ReportTable("Encodings", ["method", "bits", *names, "relative_error"], rows, caption)
 
