@@ -29,7 +29,7 @@ encoder: {width: 8, embedding_dim: 32, steps: 20, items_per_batch: 16}
 quantization: {codebook_sizes: [16, 8, 4], opq_size: 4, steps: 10, batch_size: 128}
 generator: {d_model: 32, feedforward: 64, batch_size: 32, steps_visual: 10, steps_cooccurrence: 6, steps_personal: 10}
 preference: {steps: 4, batch_size: 16, checks: 1}
-pruning: {masses: [0.8], queries: 20, timed_queries: 5}
+pruning: {open_below: [30], masses: [0.8], queries: 20, timed_queries: 5}
 evaluation: {max_queries: 40, beam_width: 8, bootstrap_samples: 100, recall_candidates: 30, ranker_trees: 10,
              latency_queries: 5, gallery: 2}
 publishing: {min_hr10_of_dense: 0.0, max_hr50_loss_to_dense: 1.0, max_loss_to_champion: 1.0}

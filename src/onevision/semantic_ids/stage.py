@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from onevision.arrays import concatenate_files, map_arrays
 from onevision.artifacts import Artifact, finish_artifact, open_artifact, start_artifact, write_json
 from onevision.data.contract import CATALOGUE_VIEWS
+from onevision.data.snapshot import Snapshot
 from onevision.errors import ArtifactError, OneVisionError
 from onevision.metrics.encoding import encoding_metrics
 from onevision.quantization.residual import ResidualQuantizer
@@ -26,6 +27,7 @@ from onevision.report import ReportTable, StageReport
 from onevision.semantic_ids.assign import mean_vectors
 from onevision.semantic_ids.capacity import limit_buckets
 from onevision.semantic_ids.config import SemanticIdsConfig
+from onevision.semantic_ids.prefix_sheet import prefix_sheet
 from onevision.semantic_ids.published import GONE, Published, sid_array, sid_column
 from onevision.semantic_ids.shards import ARRAYS, ITEMS, KIND, UNASSIGNED, VOTES, run_shard
 from onevision.semantic_ids.trie import Trie
@@ -122,6 +124,9 @@ def _merge(
     )
     shutil.rmtree(out / WORK, ignore_errors=True)
     report = _report(stage, model, codes, bucket, changed, pq.read_table(out / ITEMS), counts)
+    if codes.shape[1] > 1:
+        shop = Snapshot.open(parents["snapshot"].path, verify=False)
+        report.figures.append(prefix_sheet(shop, item_ids.to_pylist(), codes))
     finish_artifact(out, "semantic_ids", parents=parents, counts=report.counts)
     return report
 
