@@ -35,7 +35,7 @@ class Hit:
     """One item found.
 
     Attributes:
-        score: log-probability of its semantic ID plus the weighted similarity; what the hits are ordered by.
+        score: log-probability that this shopper picks it among the items found; what the hits are ordered by.
         similarity: cosine of photo and item.
         sid: its semantic ID.
     """
