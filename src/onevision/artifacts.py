@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,7 @@ def finish_artifact(
         "files": files,
     }
     write_json(path / MANIFEST, manifest)
+    _make_readable(path, files)
     return _from_manifest(path, manifest)
 
 
@@ -175,12 +177,22 @@ def copy_tree(source: Path, target: Path) -> None:
     shutil.copytree(source, target, copy_function=link_or_copy, dirs_exist_ok=True)
 
 
+def _make_readable(path: Path, files: Iterable[str]) -> None:
+    """Let whoever may read the manifest read the files: safetensors writes its own for their owner alone."""
+    mode = (path / MANIFEST).stat().st_mode
+    for name in files:
+        if (path / name).stat().st_mode != mode:
+            (path / name).chmod(mode)
+
+
 def _check_file(path: Path, entry: dict[str, Any], verify: bool) -> None:
     if not path.exists():
         raise ArtifactError(f"{path}: named in the manifest but missing")
     size = path.stat().st_size
     if size != entry["bytes"]:
         raise ArtifactError(f"{path}: {size} bytes, the manifest says {entry['bytes']}")
+    if not os.access(path, os.R_OK):
+        raise ArtifactError(f"{path}: may not be read by this user (number {os.getuid()}); give it read permission")
     if verify and file_sha256(path) != entry["sha256"]:
         raise ArtifactError(f"{path}: its checksum differs from the manifest's; the file was changed or damaged")
 

@@ -141,3 +141,18 @@ def test_json_is_replaced_in_one_step(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON"):
         write_json(target, {"a": float("nan")})
     assert json.loads(target.read_text()) == {"a": 1}
+
+
+def test_whoever_may_read_the_manifest_may_read_the_files(tmp_path: Path) -> None:
+    start_artifact(tmp_path / "a")
+    (tmp_path / "a" / "data.txt").write_text("content")
+    (tmp_path / "a" / "data.txt").chmod(0o600)  # as safetensors leaves its files
+    finish_artifact(tmp_path / "a", "pairs")
+    assert (tmp_path / "a" / "data.txt").stat().st_mode == (tmp_path / "a" / MANIFEST).stat().st_mode
+
+
+def test_a_file_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "a")
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    with pytest.raises(ArtifactError, match=r"data\.txt: may not be read"):
+        open_artifact(tmp_path / "a")
