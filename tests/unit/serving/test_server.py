@@ -159,7 +159,7 @@ def test_a_server_told_to_stop_answers_what_it_has(
         RunningServer._await(lambda: not server.server.servers[0].is_serving())
         hold.set()
         assert [answer.result().status_code for answer in taken] == [200] * 4
-    server.thread.join(20)
+    server.thread.join(90)
     assert not server.thread.is_alive()
 
 
@@ -211,7 +211,7 @@ def test_a_bundle_that_is_not_there_is_refused_at_once(tmp_path: Path) -> None:
 def test_a_bundle_that_cannot_be_loaded_ends_the_server(serve: Serve, tmp_path: Path) -> None:
     (tmp_path / "half").mkdir()
     server = serve(bundle=str(tmp_path / "half"), ready=False)
-    server.thread.join(20)
+    server.thread.join(90)
     assert not server.thread.is_alive()
     assert isinstance(server.server.error, ArtifactError)
     assert "did not finish" in str(server.server.error)
