@@ -23,9 +23,10 @@ class RunningServer:
         self.thread = threading.Thread(target=self.server.run)
         self.thread.start()
         self._await(lambda: self.server.started or not self.thread.is_alive())
-        if not self.thread.is_alive():
+        sockets = [socket for listening in self.server.servers for socket in listening.sockets]
+        if not self.thread.is_alive() or not sockets:  # it gave up as soon as it had begun
             return
-        port = self.server.servers[0].sockets[0].getsockname()[1]
+        port = sockets[0].getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
         self.client = httpx.Client(base_url=self.url, timeout=PATIENCE, trust_env=False)
 
