@@ -11,6 +11,7 @@ import inspect
 import os
 import sys
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,7 +21,7 @@ from onevision.errors import MissingDependencyError, OneVisionError
 from onevision.processes import process_rank
 from onevision.publishing.commands import champion_app, rollback
 from onevision.semantic_ids.commands import ids_app
-from onevision.stages import SHARD_STAGES, STAGES, Stage
+from onevision.stages import NIGHT_STAGES, SHARD_STAGES, STAGES, Stage
 
 if TYPE_CHECKING:
     from onevision.report import StageReport
@@ -100,7 +101,7 @@ def _options(text: str) -> object:
     return Annotated[list[str], typer.Option(help=text)]
 
 
-for _panel, _stages in (("Stages", STAGES), ("Shards of stages", SHARD_STAGES)):
+for _panel, _stages in (("Stages", STAGES), ("Shards of stages", SHARD_STAGES), ("Nights", NIGHT_STAGES)):
     for _stage in _stages.values():
         app.command(_stage.name, rich_help_panel=_panel)(_stage_command(_stage))
 
@@ -131,6 +132,18 @@ def snapshot_import(
     from onevision.data.folder import import_folder
 
     _show(import_folder(source, out), out)
+
+
+@snapshot_app.command("cut")
+def snapshot_cut(
+    source: Annotated[str, typer.Argument(help="folder or gs:// prefix of a later snapshot")],
+    date: Annotated[datetime, typer.Option(help="date of the new snapshot, at 00:00 UTC", formats=["%Y-%m-%d"])],
+    out: Out,
+) -> None:
+    """Write a snapshot as it was at an earlier date: what was known then, and nothing later."""
+    from onevision.data.days import cut_snapshot
+
+    _show(cut_snapshot(source, out, date), out)
 
 
 @snapshot_app.command("verify")
@@ -170,6 +183,32 @@ def run_full_training(
         shards=shards,
     )
     _show_run(run)
+
+
+@run_app.command("nightly-refresh")
+def run_nightly_refresh(
+    champion: Annotated[str, typer.Option(help="bundle store whose champion is refreshed: a folder or gs:// prefix")],
+    snapshot: Annotated[str, typer.Option(help="the day: a snapshot's folder or gs:// prefix")],
+    recipe: RecipeName = "quickstart",
+    overrides: Overrides = None,
+    runs: Runs = Path("runs"),
+    resume: Annotated[
+        bool, typer.Option("--resume/--fresh", help="take finished stages of earlier runs where nothing changed")
+    ] = True,
+    shards: Annotated[int, typer.Option(help="tasks that embed pictures", min=1)] = 1,
+) -> None:
+    """Take a day in: a better bundle goes live, or the champion stays as it is."""
+    run = _local_runner().run_nightly_refresh(
+        recipe=recipe,
+        overrides=overrides or [],
+        champion=champion,
+        snapshot=snapshot,
+        runs=runs,
+        reuse=resume,
+        shards=shards,
+    )
+    if run.artifact("publish").exists():
+        _show_run(run)
 
 
 def _local_runner() -> Any:
