@@ -316,6 +316,34 @@ def codebook_sizes(
         print(f"none of them is expected to reach {target_icr:.0%}: accept buckets, or align the encoder better")
 
 
+@app.command("simulate-nights", rich_help_panel="Nights")
+def simulate_nights(
+    out: Annotated[Path, typer.Option(help="new folder for days, runs, store and report")],
+    recipe: RecipeName = "smoke",
+    overrides: Overrides = None,
+    source: Annotated[str, typer.Option(help="synthetic, or a snapshot whose last days are the nights")] = "synthetic",
+    nights: Annotated[int, typer.Option(help="nights after the full training", min=1, max=365)] = 8,
+    faults: Annotated[
+        bool, typer.Option("--faults", help="let something go wrong on every night but the first")
+    ] = False,
+) -> None:
+    """Rehearse the nightly refresh: night after night on days of one shop, with faults on purpose."""
+    from onevision.rehearsal.nights import simulate_nights
+
+    if out.exists() and any(out.iterdir()):
+        raise OneVisionError(f"{out}: is not empty; name a new folder")
+    found = simulate_nights(
+        out=out,
+        recipe=recipe,
+        overrides=overrides or [],
+        nights=nights,
+        source=source,
+        with_faults=faults,
+        show=lambda line: print(line, flush=True),
+    )
+    _show_tables(found, out)
+
+
 @app.command("report", rich_help_panel="Use")
 def report(run: Annotated[Path, typer.Argument(help="run folder")] = LATEST_RUN) -> None:
     """Write a run's report again, and show its summary."""

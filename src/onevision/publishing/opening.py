@@ -41,14 +41,10 @@ def run(
     del seed
     day = read_day(snapshot)
     night = Night.of(champion, day, recipe_hash, run or uuid.uuid4().hex[:8])
-    found, _ = read_champion(champion)
-    if found is None:
-        raise OneVisionError(
-            f"{champion}: has no champion to refresh; begin with a full training that publishes there: "
-            f"onevision run full-training --bundle-store {champion}"
-        )
+    _require_champion(champion)
     night.take_over(config.lease_minutes)
     try:
+        found = _require_champion(champion)  # a night before may have promoted another one until just now
         reason = _nothing_to_do(night, day, found)
         download(join(champion, BUNDLES, found.identity), start_artifact(out))
         open_bundle(out)
@@ -60,6 +56,16 @@ def run(
     report = StageReport("open-champion", counts={"refresh": int(not reason)})
     report.warnings = [f"nothing to do: {reason}"] if reason else []
     return report
+
+
+def _require_champion(store: str) -> Champion:
+    found, _ = read_champion(store)
+    if found is None:
+        raise OneVisionError(
+            f"{store}: has no champion to refresh; begin with a full training that publishes there: "
+            f"onevision run full-training --bundle-store {store}"
+        )
+    return found
 
 
 def _nothing_to_do(night: Night, day: Day, champion: Champion) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from support.bundles import Shop
@@ -20,7 +21,9 @@ from onevision.publishing.closing import close_night
 from onevision.publishing.config import PublishingConfig
 from onevision.publishing.nights import Night, read_day
 from onevision.publishing.opening import run as open_champion
+from onevision.recipe import load_recipe
 from onevision.report import StageReport
+from onevision.task import end_night, run_task
 
 CONFIG = PublishingConfig()
 
@@ -176,6 +179,34 @@ def test_a_stopped_night_says_why_and_may_be_tried_again(
     assert (closing.outcome, closing.why, closing.champion) == ("stopped", ["the day has no events"], champion)
     assert begin(store, tiny_snapshot, tmp_path / "two", run="two").counts["refresh"] == 1
     assert close_night(night_of(store, tiny_snapshot, "two"), False).outcome == "failed"
+
+
+def test_a_refused_day_is_recorded_by_the_task_and_said_at_the_end(
+    champion: str, store: str, tiny_snapshot: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = load_recipe("smoke").hash()
+    begin(store, tiny_snapshot, tmp_path / "one", recipe=recipe)
+    night = night_of(store, tiny_snapshot, recipe=recipe)
+    made = {name: SimpleNamespace(path=str(tmp_path / name), metadata={}) for name in ("out", "metrics", "page")}
+    with pytest.raises(SystemExit):
+        run_task(
+            "validate",
+            {"snapshot": str(tmp_path / "gone")},
+            made["out"],
+            recipe="smoke",
+            overrides=[],
+            metrics=made["metrics"],
+            page=made["page"],
+            night=str(night),
+        )
+    end_night(store, str(tiny_snapshot), "one", recipe="smoke", overrides=[], succeeded=False, page=made["page"])
+    said = capsys.readouterr().out
+    assert f"night {night.key}: stopped, serving {champion}" in said
+    assert f"{tmp_path / 'gone'}: no such artifact folder" in said.split("stopped, serving")[1]
+    assert "next: Put the day right" in said
+    assert "no such artifact folder" in Path(made["page"].path).read_text()
+    end_night(store, str(tmp_path / "gone"), "one", recipe="smoke", overrides=[], succeeded=False, page=made["page"])
+    assert "not begun" in capsys.readouterr().out
 
 
 def test_a_night_that_did_not_begin_is_closed_without_touching_the_one_at_work(
