@@ -47,4 +47,5 @@ def publish(
         metrics=metrics,
         page=report,
         parameters={"store": bundle_store, "night": night},
+        night=night,
     )

@@ -341,7 +341,8 @@ def simulate_nights(
         with_faults=faults,
         show=lambda line: print(line, flush=True),
     )
-    _show_tables(found, out)
+    _show_tables(found, None)
+    print(f"written to {out}")
 
 
 @app.command("report", rich_help_panel="Use")

@@ -55,7 +55,7 @@ def run_task(
     Args:
         snapshot_id: where not empty, the snapshot that comes in must carry this id.
         lineage: what else KFP should know of the artifact, such as the date of the run.
-        night: where not empty, a mistake in the input is recorded as what stopped this night.
+        night: where not empty, a mistake in the input is recorded as what ended this night.
     """
     say(f"{name}: started")
     try:
@@ -68,7 +68,7 @@ def run_task(
     except OneVisionError as error:
         say(f"{name} failed: {error}")
         if night:
-            _record_stop(night, str(error))
+            _record_failure(night, name, str(error))
         raise SystemExit(1) from None
     except Exception as error:
         say(f"{name} failed: {type(error).__name__}: {error} (a bug: its traceback is in the log)")
@@ -119,11 +119,12 @@ def say(text: str) -> None:
         print(f"{MARK}{line}", flush=True)
 
 
-def _record_stop(night: str, reason: str) -> None:
+def _record_failure(night: str, stage: str, reason: str) -> None:
+    """A day that is refused stops a night; a mistake anywhere else is a failure of it."""
     from onevision.publishing.nights import Night
 
     try:
-        Night.parse(night).record("stopped", reason.splitlines())
+        Night.parse(night).record("stopped" if stage == "validate" else "failed", reason.splitlines())
     except OneVisionError as error:
         say(f"the store did not take down why the night stopped: {error}")
 

@@ -18,8 +18,8 @@ WARNED = re.compile(r"^[\w-]+: warning: (.*(?:full training advised|odd for this
 RUN = re.compile(r"^run (\S+), detail in", re.MULTILINE)
 _POLL = 0.05
 
-Watch = Callable[[float], bool]
-"""Called again and again with the seconds since the start; true ends the attempt with a kill."""
+Watch = Callable[[str], bool]
+"""Called again and again with all that was printed so far; true ends the attempt with a kill."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def attempt(arguments: Sequence[str], log: Path, watch: Watch | None = None) -> 
             [sys.executable, "-m", "onevision", *arguments], stdout=output, stderr=subprocess.STDOUT, process_group=0
         )
         while process.poll() is None:
-            if watch and not killed and watch(time.monotonic() - began):
+            if watch and not killed and watch(log.read_text(encoding="utf-8")):
                 os.killpg(process.pid, signal.SIGKILL)
                 killed = True
             time.sleep(_POLL)

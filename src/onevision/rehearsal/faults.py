@@ -23,7 +23,7 @@ from onevision.data.snapshot import Snapshot, write_snapshot
 
 KILLED, CORRUPT, TWICE, FLOOD = "killed", "corrupt day", "delivered twice", "click flood"
 SABOTAGED, STORE_FAILS, EMPTY = "sabotaged challenger", "store fails", "empty day"
-FAULTS = (KILLED, CORRUPT, FLOOD, SABOTAGED, TWICE, STORE_FAILS, EMPTY)
+FAULTS = (KILLED, CORRUPT, SABOTAGED, TWICE, EMPTY, STORE_FAILS, FLOOD)
 DECIDED = frozenset({"promoted", "kept"})
 EXPECTED: Mapping[str, tuple[frozenset[str], ...]] = {
     "": (DECIDED,),

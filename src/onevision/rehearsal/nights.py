@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,9 +18,12 @@ from onevision.rehearsal.attempts import Attempt, Watch, attempt
 from onevision.rehearsal.page import rehearsal_report
 from onevision.rehearsal.shop import RehearsedShop
 from onevision.report import StageReport
+from onevision.runner import write_page
 from onevision.semantic_ids.lookup import diff
+from onevision.stages import STAGES
 
 _QUALITY = {"champion": "champion/hr@10", "challenger": "generator_pruned/hr@10", "dense": "dense/hr@10"}
+STAGES_OF_A_NIGHT = ("open-champion", *(name for name in STAGES if name not in ("align", "train-vrq")), "embed-shard")
 _INTERVAL = "generator_pruned_minus_champion/hr@10"
 
 
@@ -88,10 +92,29 @@ def simulate_nights(
     for number, fault in enumerate(plan(nights, with_faults), start=1):
         result = rehearsal.night(number, fault)
         results.append(result)
+        report = rehearsal_report(results)  # after every night, so that an interrupted rehearsal has one too
         write_json(out / "nights.json", [asdict(one) for one in results])
+        report.save(out)
+        write_page(report, [out / "report.html"])
         ends = ", then ".join(one.outcome for one in result.attempts)
         show(f"night {number} ({result.day}{', ' + fault if fault else ''}): {ends}; {result.cpu_seconds:.0f} CPU s")
-    return rehearsal_report(results)
+    return report
+
+
+def _began(stage: str, said: str) -> bool:
+    return f"{stage}: started" in said
+
+
+def _some_time_after(stage: str, seconds: float) -> Watch:
+    """Kills so many seconds after a stage has begun."""
+    began: list[float] = []
+
+    def kill(said: str) -> bool:
+        if not began and _began(stage, said):
+            began.append(time.monotonic())
+        return bool(began) and time.monotonic() - began[0] >= seconds
+
+    return kill
 
 
 class Rehearsal:
@@ -101,7 +124,6 @@ class Rehearsal:
         self.out, self.recipe, self.overrides, self.shop = out, recipe, overrides, shop
         self.store, self.runs = out / "store", out / "runs"
         self.seed = load_recipe(recipe, overrides).seed
-        self.usual_seconds = 60.0
 
     def train(self, show: Callable[[str], None]) -> None:
         """The first champion, unless the store has one."""
@@ -125,8 +147,6 @@ class Rehearsal:
             faults.mend_store(self.store)
         if len(faults.EXPECTED[fault]) > 1:
             attempts.append(self._attempt(number, 2, day, None))
-        if not fault:
-            self.usual_seconds = attempts[0].seconds
         wanted = faults.EXPECTED[fault]
         after = self._served()
         codes = [open_artifact(self._bundle(identity) / "semantic_ids") for identity in (self.first, after)]
@@ -163,30 +183,23 @@ class Rehearsal:
     def _harm(self, fault: str, rng: np.random.Generator) -> Watch | None:
         """What is done while the night runs."""
         if fault == faults.KILLED:
-            moment = float(rng.uniform(0.1, 0.9)) * self.usual_seconds
-            return lambda seconds: seconds > moment
+            return _some_time_after(str(rng.choice(STAGES_OF_A_NIGHT)), float(rng.uniform(0, 3)))
         if fault == faults.SABOTAGED:
-            known = self._finished("align-preferences")
-            return lambda _: self._finished("align-preferences") > known
+            return lambda said: _began("calibrate-pruning", said)
         if fault == faults.STORE_FAILS:
-            known = self._finished("calibrate-pruning")
 
-            def break_it(_: float) -> bool:
-                if (self.store / "bundles").is_dir() and self._finished("calibrate-pruning") > known:
+            def break_it(said: str) -> bool:
+                if (self.store / "bundles").is_dir() and _began("evaluate", said):
                     faults.break_store(self.store)
                 return False
 
             return break_it
         return None
 
-    def _finished(self, stage: str) -> int:
-        return sum(1 for _ in self._entries(stage))
-
     def _newest(self, stage: str) -> Path:
-        return max(self._entries(stage), key=lambda entry: entry.stat().st_ctime_ns)
-
-    def _entries(self, stage: str) -> list[Path]:
-        return [e for e in (self.runs / ".stages" / stage).glob("[!.]*") if (e / "manifest.json").exists()]
+        """The artifact of a stage that was finished last, in the stage cache."""
+        entries = (self.runs / ".stages" / stage).glob("[!.]*/manifest.json")
+        return max(entries, key=lambda manifest: manifest.stat().st_mtime_ns).parent
 
     def _metrics(self, run: str) -> dict[str, float]:
         path = self.runs / run / "evaluation" / "metrics.json"

@@ -181,8 +181,23 @@ def test_a_stopped_night_says_why_and_may_be_tried_again(
     assert close_night(night_of(store, tiny_snapshot, "two"), False).outcome == "failed"
 
 
-def test_a_refused_day_is_recorded_by_the_task_and_said_at_the_end(
-    champion: str, store: str, tiny_snapshot: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("stage", "outcome", "reason", "advice"),
+    [
+        ("validate", "stopped", "gone: no such artifact folder", "Put the day right"),
+        ("publish", "failed", "stage publish takes the inputs", "Run the same night again"),
+    ],
+)
+def test_what_ended_a_night_is_recorded_by_its_task_and_said_at_the_end(
+    champion: str,
+    store: str,
+    tiny_snapshot: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    stage: str,
+    outcome: str,
+    reason: str,
+    advice: str,
 ) -> None:
     recipe = load_recipe("smoke").hash()
     begin(store, tiny_snapshot, tmp_path / "one", recipe=recipe)
@@ -190,7 +205,7 @@ def test_a_refused_day_is_recorded_by_the_task_and_said_at_the_end(
     made = {name: SimpleNamespace(path=str(tmp_path / name), metadata={}) for name in ("out", "metrics", "page")}
     with pytest.raises(SystemExit):
         run_task(
-            "validate",
+            stage,
             {"snapshot": str(tmp_path / "gone")},
             made["out"],
             recipe="smoke",
@@ -201,10 +216,10 @@ def test_a_refused_day_is_recorded_by_the_task_and_said_at_the_end(
         )
     end_night(store, str(tiny_snapshot), "one", recipe="smoke", overrides=[], succeeded=False, page=made["page"])
     said = capsys.readouterr().out
-    assert f"night {night.key}: stopped, serving {champion}" in said
-    assert f"{tmp_path / 'gone'}: no such artifact folder" in said.split("stopped, serving")[1]
-    assert "next: Put the day right" in said
-    assert "no such artifact folder" in Path(made["page"].path).read_text()
+    assert f"night {night.key}: {outcome}, serving {champion}" in said
+    assert reason in said.split(f"{outcome}, serving")[1]
+    assert f"next: {advice}" in said
+    assert reason in Path(made["page"].path).read_text()
     end_night(store, str(tmp_path / "gone"), "one", recipe="smoke", overrides=[], succeeded=False, page=made["page"])
     assert "not begun" in capsys.readouterr().out
 

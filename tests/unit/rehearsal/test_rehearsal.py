@@ -20,7 +20,7 @@ from onevision.generator.modelling import Generator
 from onevision.recipe import load_recipe
 from onevision.rehearsal import faults
 from onevision.rehearsal.attempts import Attempt, attempt, read_attempt
-from onevision.rehearsal.nights import NightResult, plan
+from onevision.rehearsal.nights import STAGES_OF_A_NIGHT, NightResult, _some_time_after, plan
 from onevision.rehearsal.page import rehearsal_report
 from onevision.rehearsal.shop import RehearsedShop, longer_shop
 
@@ -106,6 +106,16 @@ def test_an_attempt_is_killed_or_comes_to_its_end(tmp_path: Path) -> None:
     ended = attempt(["recipes", "list"], tmp_path / "ended.log")
     assert "smoke" in (tmp_path / "ended.log").read_text()
     assert ended.cpu_seconds > 0
+
+
+def test_a_kill_comes_after_its_stage_has_begun() -> None:
+    kill = _some_time_after("sft", 0.0)
+    assert not kill("pair: started\n")
+    assert kill("pair: started\nsft: started\n")
+    late = _some_time_after("sft", 60.0)
+    assert not late("sft: started\n")
+    assert {"open-champion", "publish"} < set(STAGES_OF_A_NIGHT)
+    assert "train-vrq" not in STAGES_OF_A_NIGHT
 
 
 def test_the_end_of_an_attempt_is_read_from_what_it_printed() -> None:
