@@ -9,7 +9,7 @@ from typing import Any
 
 from kfp.dsl.base_component import BaseComponent
 
-from onevision.stages import SHARD_STAGES, STAGES
+from onevision.stages import ALL_STAGES
 
 FOLDER = Path(__file__).parent
 BEGIN, END = "<!-- interface: made by `python -m components.readme` -->", "<!-- end of interface -->"
@@ -23,7 +23,16 @@ MEANINGS = {
     "embed": "`all` pictures, or `train`: those that are trained on; shards embed all of them then",
     "run_date": "ISO date of the run, so that caching skips no night",
     "bundle_store": "folder or `gs://` prefix to publish into; empty only assembles",
+    "night": "what `open-champion` named the night; empty outside the nightly refresh",
+    "run": "id of the pipeline run",
+    "status": "how the tasks before ended, from KFP",
+    "Output": "the night's name; empty where there is nothing to do",
+    "store": "bundle store: a folder or `gs://` prefix",
+    "day": "the day's snapshot: a folder or `gs://` prefix",
 }
+
+PARTS = {"encoder": "encoder", "quantizer": "quantizer", "semantic_ids": "semantic_ids", "generator": "generator"}
+"""Output of `open-champion` -> kind of the part of its bundle."""
 
 
 def components() -> dict[str, BaseComponent]:
@@ -38,15 +47,15 @@ def components() -> dict[str, BaseComponent]:
 def interface(component: BaseComponent) -> str:
     """Markdown tables of a component's inputs and outputs."""
     spec = component.component_spec
-    stage = (STAGES | SHARD_STAGES)[component.name]
-    kinds = stage.inputs | stage.collected
+    stage = ALL_STAGES.get(component.name)
+    kinds = stage.inputs | stage.collected | stage.optional if stage else {}
     lines = ["| input | type | what it is |", "| --- | --- | --- |"]
     for name, given in (spec.inputs or {}).items():
         meaning = MEANINGS.get(name) or f"[{kinds[name]}](../../docs/artifacts.md) artifact"
         lines.append(f"| `{name}` | {_type(given)} | {meaning} |")
     lines += ["", "| output | type | what it is |", "| --- | --- | --- |"]
     for name, made in (spec.outputs or {}).items():
-        meaning = MEANINGS.get(name) or f"[{stage.output}](../../docs/artifacts.md) artifact"
+        meaning = MEANINGS.get(name) or f"[{_kind(component.name, name)}](../../docs/artifacts.md) artifact"
         lines.append(f"| `{name}` | {_type(made)} | {meaning} |")
     return "\n".join(lines)
 
@@ -56,6 +65,12 @@ def with_interface(text: str, component: BaseComponent) -> str:
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
     return f"{before}{BEGIN}\n{interface(component)}\n{END}{after}"
+
+
+def _kind(component: str, output: str) -> str:
+    """Kind of artifact that an output is; the parts of a champion are handed out beside it."""
+    stage = ALL_STAGES[component]
+    return PARTS.get(output, stage.output) if stage.output == "bundle" else stage.output
 
 
 def _type(spec: Any) -> str:

@@ -9,9 +9,14 @@ from pathlib import Path
 from kfp import compiler
 
 from pipelines.full_training import full_training, sharded_training
+from pipelines.nightly_refresh import nightly_refresh
 
 COMPILED = Path(__file__).parent / "compiled"
-PIPELINES = {"full_training": full_training, "sharded_training": sharded_training}
+PIPELINES = {
+    "full_training": full_training,
+    "sharded_training": sharded_training,
+    "nightly_refresh": nightly_refresh,
+}
 
 
 def compile_pipelines(folder: Path = COMPILED) -> list[Path]:

@@ -48,7 +48,9 @@ def assign_in_shards(outputs: Outputs, shards: Any, **inputs: Any) -> Any:
     return outputs(merge_ids, **inputs, shards=dsl.Collected(parts))["semantic_ids"]
 
 
-def _outputs_of(recipe: str, overrides: list[str]) -> Outputs:
+def outputs_of(recipe: str, overrides: list[str]) -> Outputs:
+    """Tasks of one recipe, with the settings of their stages."""
+
     def outputs(component: BaseComponent, **inputs: Any) -> Mapping[str, Any]:
         return configure(component(**inputs, recipe=recipe, overrides=overrides)).outputs
 
@@ -90,7 +92,7 @@ def full_training(
         overrides: `section.key=value` over the recipe.
         bundle_store: where the bundle is published; empty only assembles it.
     """
-    outputs = _outputs_of(recipe, overrides)
+    outputs = outputs_of(recipe, overrides)
     clean = outputs(validate, snapshot=snapshot, snapshot_id=snapshot_id, run_date=run_date)["clean_snapshot"]
     pairs = outputs(pair, snapshot=clean)["pairs"]
     encoder = outputs(align, snapshot=clean, pairs=pairs)["encoder"]
@@ -123,7 +125,7 @@ def sharded_training(
         bundle_store: where the bundle is published; empty only assembles it.
         shards: every shard of n as `k/n`.
     """
-    outputs = _outputs_of(recipe, overrides)
+    outputs = outputs_of(recipe, overrides)
     clean = outputs(validate, snapshot=snapshot, snapshot_id=snapshot_id, run_date=run_date)["clean_snapshot"]
     pairs = outputs(pair, snapshot=clean)["pairs"]
     trained = outputs(align, snapshot=clean, pairs=pairs, embed="train")["encoder"]

@@ -16,6 +16,7 @@ from typing import Any, TextIO
 from kfp import local
 
 from onevision.checkpoint import CHECKPOINTS_VARIABLE
+from onevision.data.store import is_remote
 from onevision.errors import OneVisionError
 from onevision.recipe import load_recipe
 from onevision.reporting.run_report import RunSummary, write_run_report
@@ -26,6 +27,7 @@ from onevision.stage_cache import CACHE_VARIABLE, REUSE_VARIABLE
 from onevision.stages import STAGES
 from onevision.task import MARK, TERMINAL_VARIABLE
 from pipelines.full_training import full_training, sharded_training
+from pipelines.nightly_refresh import nightly_refresh
 
 STAGE_CACHE = ".stages"
 BUNDLE_STORES = "stores"
@@ -67,7 +69,6 @@ def run_full_training(
     run_date = run_date or datetime.now(UTC).date().isoformat()
     runs = runs.resolve()
     store = bundle_store or str(runs / BUNDLE_STORES / Path(recipe).stem)
-    recipe_file = str(Path(recipe).resolve()) if Path(recipe).suffix in (".yaml", ".yml") else recipe
     name, pipeline, more = "full_training", full_training, {}
     if shards > 1:
         name, pipeline, more = "sharded_training", sharded_training, {"shards": all_shards(shards)}
@@ -85,12 +86,58 @@ def run_full_training(
             show,
             snapshot=snapshot,
             run_date=run_date,
-            recipe=recipe_file,
+            recipe=_recipe_for_tasks(recipe),
             overrides=list(overrides),
             bundle_store=store,
             **more,
         )
     return run
+
+
+def run_nightly_refresh(
+    *,
+    recipe: str,
+    champion: str,
+    snapshot: str,
+    overrides: Sequence[str] = (),
+    runs: Path = Path("runs"),
+    reuse: bool = True,
+    shards: int = 1,
+    show: Callable[[str], None] | None = None,
+) -> Run:
+    """Run `nightly_refresh` and return its folder; without artifacts where there was nothing to do.
+
+    Args:
+        champion: bundle store whose champion is refreshed.
+        snapshot: the day: folder or `gs://` prefix.
+        reuse, shards, show: as for `run_full_training`.
+
+    Raises:
+        OneVisionError: a stage failed or the day was refused; the champion is as it was.
+    """
+    show = show or _print
+    values = load_recipe(recipe, overrides)
+    champion, snapshot = (place if is_remote(place) else str(Path(place).resolve()) for place in (champion, snapshot))
+    today = datetime.now(UTC).date().isoformat()
+    run = Run.create(runs.resolve(), run_settings("nightly_refresh", recipe, overrides, snapshot, today, values))
+    show(f"run {run.path.name}, detail in {_short(run.path / 'run.log')}")
+    with _environment(runs.resolve() / STAGE_CACHE, reuse):
+        _run_pipeline(
+            nightly_refresh,
+            run,
+            show,
+            snapshot=snapshot,
+            champion=champion,
+            recipe=_recipe_for_tasks(recipe),
+            overrides=list(overrides),
+            shards=all_shards(shards),
+        )
+    return run
+
+
+def _recipe_for_tasks(recipe: str) -> str:
+    """A recipe's file by its full path: tasks run in other folders."""
+    return str(Path(recipe).resolve()) if Path(recipe).suffix in (".yaml", ".yml") else recipe
 
 
 def _run_pipeline(pipeline: Any, run: Run, show: Callable[[str], None], **arguments: object) -> None:
@@ -115,7 +162,7 @@ def _run_pipeline(pipeline: Any, run: Run, show: Callable[[str], None], **argume
             failed = found.group(1)
         finally:
             _link_artifacts(run)
-    if not failed:
+    if not failed and run.artifact("publish").exists():  # a night may have nothing to do
         run.finish()
     said = output.since(f"{failed} failed: ") if failed else ""
     write_run_report(RunSummary.of(run, failed, said or KILLED if failed else ""), run.path / REPORT)

@@ -39,8 +39,10 @@ SETTINGS: dict[str, TaskSettings] = {
     "merge-embeddings": TaskSettings(cpu="1", memory="2Gi"),
     "assign-shard": TaskSettings(),
     "merge-ids": TaskSettings(memory="8Gi"),
+    "open-champion": TaskSettings(cache=False),
+    "close-night": TaskSettings(cpu="1", memory="1Gi", cache=False),
 }
-"""Stage name -> settings. Publishing is never cached: it reads and moves the champion."""
+"""Stage name -> settings. What reads or moves the champion is never cached."""
 
 
 def configure(task: dsl.PipelineTask) -> dsl.PipelineTask:

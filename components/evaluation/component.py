@@ -22,6 +22,7 @@ def evaluate(
     evaluation: Output[Artifact],
     metrics: Output[Metrics],
     report: Output[HTML],
+    champion: Input[Model] = None,
 ) -> None:
     """Measure dense neighbours, the cascade and the generators on the same held-out queries."""
     from onevision.task import run_task
@@ -38,6 +39,7 @@ def evaluate(
             "generator_sft": generator_sft.path,
             "generator_aligned": generator_aligned.path,
             "pruning": pruning.path,
+            "champion": champion.path if champion else "",
         },
         evaluation,
         recipe=recipe,

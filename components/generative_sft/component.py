@@ -19,6 +19,7 @@ def sft(
     generator: Output[Model],
     metrics: Output[Metrics],
     report: Output[HTML],
+    parent: Input[Model] = None,
 ) -> None:
     """Train the generator: visual semantics, co-occurrence, personalised fine-tuning."""
     from onevision.task import run_task
@@ -32,6 +33,7 @@ def sft(
             "quantizer": quantizer.path,
             "semantic_ids": semantic_ids.path,
             "features": features.path,
+            "parent": parent.path if parent else "",
         },
         generator,
         recipe=recipe,

@@ -16,13 +16,19 @@ def assign_ids(
     semantic_ids: Output[Dataset],
     metrics: Output[Metrics],
     report: Output[HTML],
+    parent: Input[Dataset] = None,
 ) -> None:
     """Give every item its semantic ID; build buckets and the prefix trie."""
     from onevision.task import run_task
 
     run_task(
         "assign-ids",
-        {"snapshot": snapshot.path, "encoder": encoder.path, "quantizer": quantizer.path},
+        {
+            "snapshot": snapshot.path,
+            "encoder": encoder.path,
+            "quantizer": quantizer.path,
+            "parent": parent.path if parent else "",
+        },
         semantic_ids,
         recipe=recipe,
         overrides=overrides,

@@ -23,6 +23,7 @@ def publish(
     bundle: Output[Model],
     metrics: Output[Metrics],
     report: Output[HTML],
+    night: str = "",
 ) -> None:
     """Gate the challenger, assemble the bundle, and promote it in the bundle store."""
     from onevision.task import run_task
@@ -45,5 +46,6 @@ def publish(
         overrides=overrides,
         metrics=metrics,
         page=report,
-        parameters={"store": bundle_store},
+        parameters={"store": bundle_store, "night": night},
+        night=night,
     )

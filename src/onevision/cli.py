@@ -11,6 +11,7 @@ import inspect
 import os
 import sys
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,7 +22,7 @@ from onevision.processes import process_rank
 from onevision.publishing.commands import champion_app, rollback
 from onevision.semantic_ids.commands import ids_app
 from onevision.serving.commands import serve
-from onevision.stages import SHARD_STAGES, STAGES, Stage
+from onevision.stages import NIGHT_STAGES, SHARD_STAGES, STAGES, Stage
 
 if TYPE_CHECKING:
     from onevision.report import StageReport
@@ -102,7 +103,7 @@ def _options(text: str) -> object:
     return Annotated[list[str], typer.Option(help=text)]
 
 
-for _panel, _stages in (("Stages", STAGES), ("Shards of stages", SHARD_STAGES)):
+for _panel, _stages in (("Stages", STAGES), ("Shards of stages", SHARD_STAGES), ("Nights", NIGHT_STAGES)):
     for _stage in _stages.values():
         app.command(_stage.name, rich_help_panel=_panel)(_stage_command(_stage))
 
@@ -133,6 +134,18 @@ def snapshot_import(
     from onevision.data.folder import import_folder
 
     _show(import_folder(source, out), out)
+
+
+@snapshot_app.command("cut")
+def snapshot_cut(
+    source: Annotated[str, typer.Argument(help="folder or gs:// prefix of a later snapshot")],
+    date: Annotated[datetime, typer.Option(help="date of the new snapshot, at 00:00 UTC", formats=["%Y-%m-%d"])],
+    out: Out,
+) -> None:
+    """Write a snapshot as it was at an earlier date: what was known then, and nothing later."""
+    from onevision.data.days import cut_snapshot
+
+    _show(cut_snapshot(source, out, date), out)
 
 
 @snapshot_app.command("verify")
@@ -172,6 +185,32 @@ def run_full_training(
         shards=shards,
     )
     _show_run(run)
+
+
+@run_app.command("nightly-refresh")
+def run_nightly_refresh(
+    champion: Annotated[str, typer.Option(help="bundle store whose champion is refreshed: a folder or gs:// prefix")],
+    snapshot: Annotated[str, typer.Option(help="the day: a snapshot's folder or gs:// prefix")],
+    recipe: RecipeName = "quickstart",
+    overrides: Overrides = None,
+    runs: Runs = Path("runs"),
+    resume: Annotated[
+        bool, typer.Option("--resume/--fresh", help="take finished stages of earlier runs where nothing changed")
+    ] = True,
+    shards: Annotated[int, typer.Option(help="tasks that embed pictures", min=1)] = 1,
+) -> None:
+    """Take a day in: a better bundle goes live, or the champion stays as it is."""
+    run = _local_runner().run_nightly_refresh(
+        recipe=recipe,
+        overrides=overrides or [],
+        champion=champion,
+        snapshot=snapshot,
+        runs=runs,
+        reuse=resume,
+        shards=shards,
+    )
+    if run.artifact("publish").exists():
+        _show_run(run)
 
 
 def _local_runner() -> Any:
@@ -283,6 +322,35 @@ def codebook_sizes(
         print(f"{sizes:<18}{opq:>8}{figures}{'  <- fewest bits' if sizing == chosen else ''}")
     if chosen is None:
         print(f"none of them is expected to reach {target_icr:.0%}: accept buckets, or align the encoder better")
+
+
+@app.command("simulate-nights", rich_help_panel="Nights")
+def simulate_nights(
+    out: Annotated[Path, typer.Option(help="new folder for days, runs, store and report")],
+    recipe: RecipeName = "smoke",
+    overrides: Overrides = None,
+    source: Annotated[str, typer.Option(help="synthetic, or a snapshot whose last days are the nights")] = "synthetic",
+    nights: Annotated[int, typer.Option(help="nights after the full training", min=1, max=365)] = 8,
+    faults: Annotated[
+        bool, typer.Option("--faults", help="let something go wrong on every night but the first")
+    ] = False,
+) -> None:
+    """Rehearse the nightly refresh: night after night on days of one shop, with faults on purpose."""
+    from onevision.rehearsal.nights import simulate_nights
+
+    if out.exists() and any(out.iterdir()):
+        raise OneVisionError(f"{out}: is not empty; name a new folder")
+    found = simulate_nights(
+        out=out,
+        recipe=recipe,
+        overrides=overrides or [],
+        nights=nights,
+        source=source,
+        with_faults=faults,
+        show=lambda line: print(line, flush=True),
+    )
+    _show_tables(found, None)
+    print(f"written to {out}")
 
 
 @app.command("report", rich_help_panel="Use")

@@ -22,7 +22,7 @@ from onevision.processes import process_count, process_rank
 from onevision.recipe import load_recipe
 from onevision.report import StageReport
 from onevision.stage_cache import StageCache, stage_key
-from onevision.stages import SHARD_STAGES, STAGES, Stage
+from onevision.stages import NIGHT_STAGES, SHARD_STAGES, STAGES, Stage
 
 Location = Path | str
 SYNTHETIC = "onevision.data.synthetic"
@@ -60,8 +60,10 @@ def run_stage(
         raise OneVisionError(f"stage {name} runs in one process; start it without torchrun")
     # Process 0 may be writing already when another comes here.
     target = Path(out) if process_rank() else check_output_folder(Path(out))
-    arguments = _parameters(stage, parameters or {})
     values = load_recipe(recipe, overrides)
+    arguments = _parameters(stage, parameters or {})
+    if "recipe_hash" in stage.parameters:
+        arguments.setdefault("recipe_hash", values.hash())
     section = getattr(values, stage.section)
     paths = _input_paths(stage, inputs)
     kinds = stage.inputs | stage.collected | stage.optional
@@ -100,7 +102,7 @@ def make_snapshot(out: Path, *, recipe: str, overrides: Sequence[str] = (), data
 
 def find_stage(name: str) -> Stage:
     """The stage of that name; `OneVisionError` with the nearest right name."""
-    known = STAGES | SHARD_STAGES
+    known = STAGES | SHARD_STAGES | NIGHT_STAGES
     if name not in known:
         close = difflib.get_close_matches(name, known, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""

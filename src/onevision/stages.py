@@ -23,7 +23,7 @@ class Stage:
         summary: one line for help texts and reports.
         extra: the optional dependency group that it needs, if any.
         collected: input name -> kind of artifacts, for inputs that are one or more of them.
-        optional: input name -> kind of artifact, for inputs that may be left out.
+        optional: input name -> kind of artifact, for inputs that may be left out; they come from an earlier run.
         parameters: keyword -> help of further text arguments of the function, such as where to publish.
         distributed: whether several processes (`torchrun`) may share the work.
         pure: whether the artifact follows from inputs, recipe and code alone; only such a stage is ever reused.
@@ -52,6 +52,7 @@ _STAGES = (
         "snapshot",
         "check a snapshot against the contract, set bad rows aside with the reason",
         extra="validation",
+        optional={"champion": "bundle"},
     ),
     Stage(
         "pair",
@@ -111,6 +112,7 @@ _STAGES = (
         },
         "generator",
         "train the generator: visual semantics, co-occurrence, personalised fine-tuning",
+        optional={"parent": "generator"},
     ),
     Stage(
         "align-preferences",
@@ -158,6 +160,7 @@ _STAGES = (
         },
         "evaluation",
         "measure dense neighbours, the cascade and the generators on the same held-out queries",
+        optional={"champion": "bundle"},
     ),
     Stage(
         "publish",
@@ -176,7 +179,10 @@ _STAGES = (
         },
         "bundle",
         "gate the challenger, assemble the bundle and promote it",
-        parameters={"store": "bundle store to publish into: a folder or gs://bucket/prefix; none only assembles"},
+        parameters={
+            "store": "bundle store to publish into: a folder or gs://bucket/prefix; none only assembles",
+            "night": "what open-champion named the night; its lease is renewed first, its outcome recorded last",
+        },
         pure=False,
     ),
 )
@@ -226,3 +232,26 @@ _SHARD_STAGES = (
 
 SHARD_STAGES: dict[str, Stage] = {stage.name: stage for stage in _SHARD_STAGES}
 """What `align` and `assign-ids` do in one process, in parts: only the sharded pipeline runs these."""
+
+_NIGHT_STAGES = (
+    Stage(
+        "open-champion",
+        "onevision.publishing.opening:run",
+        "publishing",
+        {},
+        "bundle",
+        "begin a night: take the store's lease, and fetch the champion that the night starts from",
+        parameters={
+            "champion": "bundle store: a folder or gs://bucket/prefix",
+            "snapshot": "the day: a snapshot's folder or gs:// prefix",
+            "run": "id of this run; by default a random one",
+            "recipe_hash": "which recipe the night is run with; by default that of --recipe",
+        },
+        pure=False,
+    ),
+)
+
+NIGHT_STAGES: dict[str, Stage] = {stage.name: stage for stage in _NIGHT_STAGES}
+"""What only the nightly refresh runs."""
+
+ALL_STAGES: dict[str, Stage] = STAGES | SHARD_STAGES | NIGHT_STAGES

@@ -10,11 +10,16 @@ import contextlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from onevision.artifacts import open_artifact
+from onevision.artifacts import copy_tree, open_artifact
 from onevision.errors import OneVisionError
-from onevision.runner import describe, run_stage
+from onevision.recipe import load_recipe
+from onevision.report import StageReport
+from onevision.runner import describe, run_stage, write_page
+
+if TYPE_CHECKING:
+    from onevision.publishing.nights import Night
 
 MARK = "onevision: "
 """Lines for a person begin with this; everything else that a task prints is detail."""
@@ -41,7 +46,8 @@ def run_task(
     parameters: Mapping[str, str] | None = None,
     snapshot_id: str = "",
     lineage: Mapping[str, str] | None = None,
-) -> None:
+    night: str = "",
+) -> StageReport:
     """Run a stage, log its metrics, and put identity and counts on the artifact.
 
     A mistake in the input ends the process with status 1 and one message; a bug keeps its traceback.
@@ -49,6 +55,7 @@ def run_task(
     Args:
         snapshot_id: where not empty, the snapshot that comes in must carry this id.
         lineage: what else KFP should know of the artifact, such as the date of the run.
+        night: where not empty, a mistake in the input is recorded as what ended this night.
     """
     say(f"{name}: started")
     try:
@@ -60,6 +67,8 @@ def run_task(
             )
     except OneVisionError as error:
         say(f"{name} failed: {error}")
+        if night:
+            _record_failure(night, name, str(error))
         raise SystemExit(1) from None
     except Exception as error:
         say(f"{name} failed: {type(error).__name__}: {error} (a bug: its traceback is in the log)")
@@ -72,12 +81,52 @@ def run_task(
     out.metadata.update(lineage or {}, identity=artifact.identity, generation=artifact.generation or "")
     metrics.metadata.update({key: float(value) for key, value in report.metrics.items()})
     metrics.metadata.update(seconds=report.seconds, peak_memory_mb=report.peak_memory_mb)
+    return report
+
+
+def hand_out(bundle: Output, parts: Mapping[str, Output]) -> None:
+    """Give the parts of a bundle to tasks that take them alone."""
+    for name, part in parts.items():
+        copy_tree(Path(bundle.path) / name, Path(part.path))
+        artifact = open_artifact(part.path, verify=False)
+        part.metadata.update(identity=artifact.identity, generation=artifact.generation or "")
+
+
+def night_of(store: str, day: str, run: str, *, recipe: str, overrides: Sequence[str]) -> Night:
+    """The night of a day's snapshot, whose manifest is read, and a recipe."""
+    from onevision.publishing.nights import Night, read_day
+
+    return Night.of(store, read_day(day), load_recipe(recipe, overrides).hash(), run)
+
+
+def end_night(
+    store: str, day: str, run: str, *, recipe: str, overrides: Sequence[str], succeeded: bool, page: Output
+) -> None:
+    """Close a night: say and show how it ended and what to do next. A day that cannot be read has no night."""
+    from onevision.publishing.closing import Closing, close_night
+
+    try:
+        closing = close_night(night_of(store, day, run, recipe=recipe, overrides=overrides), succeeded)
+    except OneVisionError as error:
+        closing = Closing.unreadable(day, str(error))
+    say("\n".join(closing.lines()))
+    write_page(closing.report(), [Path(page.path)])
 
 
 def say(text: str) -> None:
     """Print lines that the local pipeline shows to the person who waits."""
     for line in text.splitlines():
         print(f"{MARK}{line}", flush=True)
+
+
+def _record_failure(night: str, stage: str, reason: str) -> None:
+    """A day that is refused stops a night; a mistake anywhere else is a failure of it."""
+    from onevision.publishing.nights import Night
+
+    try:
+        Night.parse(night).record("stopped" if stage == "validate" else "failed", reason.splitlines())
+    except OneVisionError as error:
+        say(f"the store did not take down why the night stopped: {error}")
 
 
 def _require_snapshot(location: str, snapshot_id: str) -> None:

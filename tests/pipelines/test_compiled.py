@@ -15,18 +15,33 @@ from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2
 
 from components.readme import components, with_interface
-from onevision.stages import SHARD_STAGES, STAGES
+from onevision.stages import ALL_STAGES, NIGHT_STAGES, STAGES
 from pipelines.compile import COMPILED, compile_pipelines
 from pipelines.settings import SETTINGS
 
 ROOT = COMPILED.parents[1]
 COMPILED_FILE = COMPILED / "full_training.yaml"
 PARAMETERS = {"snapshot", "snapshot_id", "run_date", "recipe", "overrides", "bundle_store"}
+CLOSING = "close-night"
 
 
 @pytest.fixture(scope="module")
 def spec() -> dict:
     return yaml.safe_load(COMPILED_FILE.read_text())
+
+
+@pytest.fixture(scope="module")
+def night() -> dict:
+    spec = yaml.safe_load((COMPILED / "nightly_refresh.yaml").read_text())
+    json_format.ParseDict(spec, pipeline_spec_pb2.PipelineSpec())
+    return spec
+
+
+def dag_of(spec: dict, name: str) -> dict:
+    """Tasks of the group that a task of that display name runs."""
+    dags = [spec["root"]["dag"], *(c["dag"] for c in spec["components"].values() if "dag" in c)]
+    tasks = {task["taskInfo"]["name"]: task for dag in dags for task in dag["tasks"].values()}
+    return spec["components"][tasks[name]["componentRef"]["name"]]["dag"]["tasks"]
 
 
 def test_the_committed_pipeline_is_what_the_sources_compile_to(tmp_path: Path) -> None:
@@ -86,7 +101,7 @@ def test_the_run_date_reaches_the_first_task(spec: dict) -> None:
 
 
 def test_every_task_has_the_settings_of_its_stage(spec: dict) -> None:
-    assert set(SETTINGS) == STAGES.keys() | SHARD_STAGES.keys()
+    assert set(SETTINGS) == ALL_STAGES.keys() | {CLOSING}
     for name, settings in ((name, SETTINGS[name]) for name in STAGES):
         task = spec["root"]["dag"]["tasks"][name]
         container = spec["deploymentSpec"]["executors"][f"exec-{name}"]["container"]
@@ -116,16 +131,44 @@ def test_the_sharded_pipeline_embeds_and_assigns_in_loops_and_is_the_same_otherw
     }
 
 
-def test_publishing_is_never_cached() -> None:
-    assert [name for name, settings in SETTINGS.items() if not settings.cache] == ["publish"]
-    assert not STAGES["publish"].pure
+def test_the_night_keeps_the_champions_codebooks_and_goes_on_from_its_generator(night: dict) -> None:
+    tasks = dag_of(night, "refresh")
+    trained = {"align", "train-vrq", "embed-shard"}
+    assert set(tasks) - {"for-loop-3"} == STAGES.keys() - trained | {"merge-embeddings"}
+    frozen = {("merge-embeddings", "encoder"), ("assign-ids", "quantizer"), ("assign-ids", "parent"), ("sft", "parent")}
+    for task, name in frozen:
+        source = tasks[task]["inputs"]["artifacts"][name]["componentInputArtifact"]
+        part = {"parent": "semantic_ids" if task == "assign-ids" else "generator"}.get(name, name)
+        assert source == f"pipelinechannel--open-champion-{part}"
+    for task in ("validate", "evaluate"):
+        source = tasks[task]["inputs"]["artifacts"]["champion"]["componentInputArtifact"]
+        assert source == "pipelinechannel--open-champion-champion"
+    for task in ("validate", "publish"):
+        assert "night" in tasks[task]["inputs"]["parameters"]
+
+
+def test_the_night_is_closed_whatever_happens_and_its_tasks_have_their_settings(night: dict) -> None:
+    closing = night["root"]["dag"]["tasks"][CLOSING]
+    assert closing["triggerPolicy"]["strategy"] == "ALL_UPSTREAM_TASKS_COMPLETED"
+    assert set(dag_of(night, "night")) == {"open-champion", "condition-2"}
+    inside = dag_of(night, "refresh") | dag_of(night, "night")
+    for name in inside.keys() & SETTINGS.keys():
+        assert inside[name]["retryPolicy"]["maxRetryCount"] == SETTINGS[name].retries
+        assert inside[name]["cachingOptions"].get("enableCache", False) is SETTINGS[name].cache
+
+
+def test_what_reads_or_moves_the_champion_is_never_cached() -> None:
+    uncached = {name for name, settings in SETTINGS.items() if not settings.cache}
+    assert uncached == {"publish", *NIGHT_STAGES, CLOSING}
+    assert not any(ALL_STAGES[name].pure for name in uncached - {CLOSING})
 
 
 def test_every_stage_has_a_component_with_its_inputs() -> None:
     found = {component.name: component.component_spec for component in components().values()}
-    assert set(found) == STAGES.keys() | SHARD_STAGES.keys()
-    for name, stage in (STAGES | SHARD_STAGES).items():
-        assert {*stage.inputs, *stage.collected, "recipe", "overrides"} <= set(found[name].inputs)
+    assert set(found) == ALL_STAGES.keys() | {CLOSING}
+    for name, stage in ALL_STAGES.items():
+        given = {*stage.inputs, *stage.collected, *stage.optional} - {*(() if name != "merge-ids" else ("parent",))}
+        assert {*given, "recipe", "overrides"} <= set(found[name].inputs)
         assert {"metrics", "report"} < set(found[name].outputs)
 
 

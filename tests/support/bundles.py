@@ -14,6 +14,7 @@ from onevision.artifacts import Artifact, finish_artifact, open_artifact, start_
 from onevision.data.snapshot import Snapshot
 from onevision.publishing import history, retention
 from onevision.publishing.config import PublishingConfig
+from onevision.publishing.nights import Night
 from onevision.publishing.stage import run
 from onevision.report import StageReport
 
@@ -84,6 +85,7 @@ class Shop:
         store: Path | str | None = None,
         out: str = "bundle",
         config: PublishingConfig | None = None,
+        night: Night | None = None,
     ) -> StageReport:
         return run(
             **inputs,
@@ -91,6 +93,7 @@ class Shop:
             config=config or PublishingConfig(),
             seed=7,
             store=str(store) if store else None,
+            night=str(night) if night else None,
         )
 
 

@@ -12,9 +12,8 @@ import yaml
 
 from onevision import cli
 from onevision.recipe import load_recipe
-from onevision.stages import SHARD_STAGES, STAGES
+from onevision.stages import ALL_STAGES as ALL
 
-ALL = STAGES | SHARD_STAGES
 HEAVY = ("torch", "kfp", "pandas", "pyarrow", "numpy", "transformers", "feast")
 
 

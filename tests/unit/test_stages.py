@@ -11,12 +11,10 @@ import pytest
 import onevision
 from onevision.recipe import Recipe
 from onevision.runs import LINKS
-from onevision.stages import SHARD_STAGES, STAGES, Stage
+from onevision.stages import ALL_STAGES as ALL
+from onevision.stages import NIGHT_STAGES, SHARD_STAGES, STAGES, Stage
 
 ROOT = Path(onevision.__file__).parent
-
-
-ALL = STAGES | SHARD_STAGES
 
 
 @pytest.mark.parametrize("stage", ALL.values(), ids=ALL)
@@ -26,10 +24,19 @@ def test_every_stage_has_a_section_of_the_recipe(stage: Stage) -> None:
 
 def test_every_input_is_made_by_an_earlier_stage() -> None:
     made = {"snapshot"}
-    for stage in ALL.values():
+    for stage in (STAGES | SHARD_STAGES).values():
         assert {*stage.inputs.values(), *stage.collected.values()} <= made, stage.name
         made.add(stage.output)
+
+
+def test_an_optional_input_is_made_by_some_stage_of_an_earlier_run() -> None:
+    made = {stage.output for stage in ALL.values()}
+    for stage in ALL.values():
         assert set(stage.optional.values()) <= made, stage.name
+
+
+def test_only_what_reads_or_moves_the_champion_is_never_reused() -> None:
+    assert {name for name, stage in ALL.items() if not stage.pure} == {"publish", *NIGHT_STAGES}
 
 
 def test_a_run_folder_names_every_stage_once() -> None:

@@ -16,4 +16,7 @@ class EvaluationConfig(Section):
     recall_candidates: int = Field(200, ge=10, description="items that the cascade's recall hands to its ranker")
     ranker_trees: int = Field(200, ge=1)
     latency_queries: int = Field(60, ge=5)
+    max_drift: float = Field(
+        0.1, ge=0, le=1, description="fall of codebook use or view agreement since the full training that is warned of"
+    )
     gallery: int = Field(12, ge=0, description="queries shown in the report")

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 CHALLENGER = "generator_pruned"
 """The system that would serve: aligned, with the pruning setting."""
+ITEMS_MOVED = "champion/items_moved"
 _ROUNDING = 1e-9
 """A value on its bound passes, whatever the last bit says."""
 
@@ -81,7 +82,26 @@ def decide(
                     f"{name} ({_text(own[metric])}) lost to the champion ({_text(held)}) on the same queries",
                 )
             )
+    rules += _beside_champion(metrics, system)
     return Decision(all(rule.passed for rule in rules), tuple(rules))
+
+
+def _beside_champion(metrics: Mapping[str, float], system: str) -> list[Rule]:
+    """Rules of a challenger that was measured beside the champion: not worse by the paired interval, no code moved.
+
+    Judged on all queries, and on those whose answer the champion could find with the new items left out of both
+    rankings: what a new day adds to the catalogue hides no loss of the model.
+    """
+    if ITEMS_MOVED not in metrics:
+        return []
+    rules = [_at_most("published codes kept", metrics[ITEMS_MOVED], 0, "items of the champion whose semantic ID moved")]
+    for part, queries in (("", "all queries"), ("known/", "queries whose answer the champion knows")):
+        for metric, name in (("hr@10", "HR@10"), ("mrr@10", "MRR@10")):
+            key = f"{system}_minus_champion/{part}{metric}"
+            if not part or key in metrics:
+                what = f"upper end of the 95 % interval of {name} minus the champion's over {queries}"
+                rules.append(_at_least(f"{part}{metric} beside champion", metrics.get(f"{key}/high"), 0, what))
+    return rules
 
 
 def _at_least(name: str, value: float | None, bound: float, what: str) -> Rule:

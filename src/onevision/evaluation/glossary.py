@@ -14,6 +14,7 @@ SYSTEMS = {
     "generator_aligned": "the generator after preference alignment",
     "generator_pruned": "the aligned generator with the calibrated pruning setting: **what is served and gated**",
     "generator_shuffled_history": "the aligned generator, each user given a stranger's history and profile: a control",
+    "champion": "nightly refresh only: the bundle that is served now, with its own catalogue, pruning and beam width",
     "oracle_with_taste": "synthetic shop only: ranks by the shopper's true choice probability, a ceiling",
     "oracle_visual": "synthetic shop only: ranks by true attribute distance alone, the ceiling without taste",
 }
@@ -42,6 +43,17 @@ GROUPS: dict[str, dict[str, str]] = {
         "<a>_minus_<b>/<metric>/low": "lower bound of its 95 % interval (percentile bootstrap over queries)",
         "<a>_minus_<b>/<metric>/high": "upper bound",
     },
+    "Beside the champion (nightly refresh)": {
+        "generator_pruned_minus_champion/known/<metric>": "over queries whose answer it knows, new items left out",
+        "generator_pruned_minus_champion/known/<metric>/low": "lower bound of its 95 % interval",
+        "generator_pruned_minus_champion/known/<metric>/high": "upper bound; below 0 the challenger is worse",
+        "queries/champion_known": "queries whose first clicked item is in the champion's catalogue",
+        "champion/items_moved": "items of the champion whose semantic ID is another one now; must be 0",
+        "champion/items_new": "items that the champion does not know",
+        "champion/items_gone": "items of the champion that the snapshot no longer has",
+        "day/photos": "photos of the newest day whose product has a main picture",
+        "day/vc@<l>": "P(a photo of the newest day and its product's main picture share a prefix of l codes)",
+    },
     "Slices": {
         "queries/<slice>": "queries in the slice; a slice without queries has no keys",
         "<system>/hr@10/<slice>": "HR@10 over the slice",
@@ -56,7 +68,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "align/<split>/clicked_r@<k>": "share of searches whose first clicked item is among the k nearest to the photo",
         "align/<split>/family_r@10": "synthetic shop: share of look-alikes among the 10 nearest to a photo",
     },
-    "Semantic codes, from the quantizer": {
+    "Semantic codes, from the quantizer (`vrq_at_training`: what a refresh's codebooks had at their full training)": {
         "<quantizer>/icr": "independent coding rate: items that are alone on their semantic ID / items",
         "<quantizer>/collision_rate": "(items - distinct semantic IDs) / items",
         "<quantizer>/largest_bucket": "items on the most crowded semantic ID",
@@ -80,7 +92,7 @@ _PLACEHOLDERS = {
     "<system>": "|".join(SYSTEMS),
     "<a>": "|".join(SYSTEMS),
     "<b>": "|".join(SYSTEMS),
-    "<quantizer>": "vrq|rq_kmeans",
+    "<quantizer>": "vrq|vrq_at_training|rq_kmeans",
     "<metric>": r"\w+@\d+",
     "<k>": r"\d+",
     "<l>": r"\d+",

@@ -25,10 +25,13 @@ from onevision.artifacts import (
 )
 from onevision.data.snapshot import Snapshot
 from onevision.errors import OneVisionError
+from onevision.evaluation.beside import CHAMPION, Beside, compared_with_champion
 from onevision.evaluation.cascade import Cascade
 from onevision.evaluation.comparison import Comparison, Truth
 from onevision.evaluation.config import EvaluationConfig
 from onevision.evaluation.dense import DenseSearch
+from onevision.evaluation.drift import Drift
+from onevision.evaluation.gate import CHALLENGER
 from onevision.evaluation.items import UNKNOWN, Items
 from onevision.evaluation.leakage import check_leakage
 from onevision.evaluation.outputs import gallery, ranks_table
@@ -75,8 +78,12 @@ def run(
     out: Path,
     config: EvaluationConfig,
     seed: int,
+    champion: Path | None = None,
 ) -> StageReport:
     """Measure every system on the newest test queries that somebody clicked on.
+
+    Args:
+        champion: the bundle that is served now; it answers the same queries, and drift since its training is measured.
 
     Raises:
         ArtifactError: inputs of different generations, or something held out was trained on.
@@ -94,6 +101,7 @@ def run(
         generator_sft=(generator_sft, "generator"),
         generator_aligned=(generator_aligned, "generator"),
         pruning=(pruning, "pruning"),
+        **({"champion": (champion, "bundle")} if champion else {}),
     )
     start_artifact(out)
     items = Items.load(semantic_ids, shop)
@@ -108,6 +116,12 @@ def run(
         **_generators(encoder, semantic_ids, generator_sft, generator_aligned, pruning, queries, config, clock, seed),
         **oracle_systems(shop, queries, items),
     }
+    beside = Beside.ask(parents["champion"], semantic_ids, queries, items, clock) if champion else None
+    drift = None
+    if beside:
+        systems[CHAMPION] = beside.system
+        drift = Drift.measure(shop, pairs, encoder, quantizer, parents["champion"], config.max_drift)
+    compared = COMPARED + compared_with_champion(systems)
     comparison = Comparison.of(
         {name: system.items for name, system in systems.items()},
         Truth.of([rows.tolist() for rows in searches.clicked], [rows.tolist() for rows in searches.ordered]),
@@ -116,22 +130,25 @@ def run(
         seed=seed,
     )
     slices = query_slices(queries, searches, items, encoder)
-    metrics = comparison.metrics() | comparison.difference_metrics(COMPARED) | comparison.slice_metrics(slices)
+    metrics = comparison.metrics() | comparison.difference_metrics(compared) | comparison.slice_metrics(slices)
     metrics |= {f"{n}/invalid_rate": s.invalid_rate for n, s in systems.items() if s.invalid_rate is not None}
     metrics |= instance_retrieval(queries, items, dense) | _encoding_metrics(quantizer)
+    if beside and drift:
+        metrics |= beside.metrics(systems[CHALLENGER], comparison) | drift.metrics()
     _write(out, metrics, queries, systems, comparison, items, config, seed)
     settings = {"beam_width": config.beam_width, "bootstrap_samples": config.bootstrap_samples, "seed": seed}
     finish_artifact(out, "evaluation", parents=parents, counts=counts, extra=settings)
     latencies = {name: system.latency for name, system in systems.items() if system.latency}
     latencies["image_tower"] = image_tower_latency(shop, encoder, queries, clock)
     report = StageReport("evaluate", counts=counts, metrics=metrics | _flat(latencies))
-    report.warnings = warnings(comparison, slices)
+    report.warnings = warnings(comparison, slices) + (drift.warnings() if drift else [])
     report.tables = [
         comparison.table(),
-        comparison.difference_table(COMPARED),
+        comparison.difference_table(compared),
         comparison.slice_table(slices),
         latency_table(latencies, len(items)),
         _cascade_table(cascade),
+        *([drift.table()] if drift else []),
     ]
     report.figures = figures(comparison, slices)
     report.seconds = time.perf_counter() - began

@@ -1,7 +1,8 @@
-"""Stage `sft`: train the generator."""
+"""Stage `sft`: train the generator, from scratch or from a parent (a refresh)."""
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from onevision.generator.prompts import PromptBuilder
 from onevision.generator.samples import picture_samples, query_samples
 from onevision.generator.training import GeneratorTrainer
 from onevision.generator.traits import item_traits
+from onevision.generator.warm_start import PARENT, mostly, new_items, of_the_day, open_parent, warm_config
 from onevision.metrics.ranking import hit_rate
 from onevision.quantization.residual import ResidualQuantizer
 from onevision.report import Figure, ReportTable, StageReport
@@ -43,11 +45,19 @@ def run(
     out: Path,
     config: GeneratorTrainingConfig,
     seed: int,
+    parent: Path | None = None,
 ) -> StageReport:
-    """Train the generator on the stages P, S1 and S2; see docs/artifacts.md for what is written."""
+    """Train the generator on the stages P, S1 and S2; see docs/artifacts.md for what is written.
+
+    Args:
+        parent: a generator of these codebooks to go on from, by `warm_steps` on the newest day and a replay; its
+            weights are kept where validation days like them best.
+    """
     kinds = {"snapshot": snapshot, "pairs": pairs, "encoder": encoder, "quantizer": quantizer}
     kinds |= {"semantic_ids": semantic_ids, "features": features}
     parents = {kind: open_artifact(path, kind, verify=kind != "snapshot") for kind, path in kinds.items()}
+    if parent:
+        parents["parent"] = open_artifact(parent, "generator")
     require_same_generation(*parents.values())
     start_artifact(out)
     torch.manual_seed(seed)
@@ -58,10 +68,18 @@ def run(
         raise OneVisionError(f"{pairs}: no validation query has a click; widen pairing.validation_days")
     validation = held_out.take(np.arange(len(held_out))[-VALIDATION_QUERIES:])
     generation = parents["quantizer"].generation or ""
-    model = build_generator(config, encoder, quantizer, train, generation)
+    if parent:
+        config = warm_config(config)
+        model = open_parent(parent, generation, train)
+    else:
+        model = build_generator(config, encoder, quantizer, train, generation)
     builder = PromptBuilder(model.config, catalogue)
     pictures = picture_samples(encoder, builder, catalogue)
     clicks = query_samples(train, builder, catalogue, config)
+    if parent:
+        day = of_the_day(pairs, train, config.warm_days)
+        clicks = mostly(clicks, day[clicks.row], config.warm_day_share)
+        pictures = mostly(pictures, new_items(catalogue)[pictures.item], config.warm_day_share)
     ranker = GeneratorRanker(model, catalogue)
     number = catalogue.numbers()
     relevant = [[number[c] for c in clicked[:1] if c in number] for clicked in validation.clicked]
@@ -72,7 +90,13 @@ def run(
 
     categories = torch.from_numpy(_category_rows(encoder, catalogue))
     sids = torch.from_numpy(catalogue.codes.astype(np.int64))
+    before = (validate(), copy.deepcopy(model.state_dict())) if parent else None
     log = GeneratorTrainer(model, config, pictures, clicks, sids, categories, validate, seed).train()
+    if before is not None:
+        log.checks = {PARENT: before[0], **log.checks}
+        if before[0] >= log.checks[log.kept]:
+            model.load_state_dict(before[1])
+            log.kept = PARENT
     traits = item_traits(catalogue, Snapshot.open(snapshot), encoder)
     items = item_table(catalogue, train, categories.numpy())
     choice = fit_choice(ranker, items, traits, train, held_out, config, seed)

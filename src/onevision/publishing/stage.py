@@ -37,6 +37,7 @@ from onevision.publishing.bundle import (
 from onevision.publishing.config import PublishingConfig
 from onevision.publishing.headline import Headline, read_headline
 from onevision.publishing.model_card import model_card
+from onevision.publishing.nights import Night
 from onevision.publishing.promotion import Champion, promote, read_champion, upload_bundle
 from onevision.publishing.retention import retire
 from onevision.report import ReportTable, StageReport
@@ -84,13 +85,22 @@ def run(
     config: PublishingConfig,
     seed: int,
     store: str | None = None,
+    night: str | None = None,
 ) -> StageReport:
     """Write the `bundle` artifact and, given a store, publish it; see docs/artifacts.md for what is written.
+
+    Args:
+        night: the night that publishes, as `open-champion` named it: its lease is renewed first, its outcome recorded
+            last.
 
     Raises:
         ArtifactError: inputs of different generations, or an evaluation that measured other artifacts.
         PointerConflict: another publisher moved the champion meanwhile; run again.
+        LockHeld, LeaseLost: another night is at work.
     """
+    refresh = Night.parse(night) if night else None
+    if refresh:
+        refresh.take_lease(config.lease_minutes)
     paths = {
         "encoder": encoder,
         "quantizer": quantizer,
@@ -104,12 +114,14 @@ def run(
     challenger = _open_challenger(snapshot, paths)
     champion, version = read_champion(store) if store else (None, 0)
     decision = _decide(challenger, champion, config)
-    bundle = _assemble(challenger, decision, out, seed)
+    bundle = _assemble(challenger, decision, out, seed, refresh)
     changed, retired = False, 0
     if store:
         upload_bundle(out, store, bundle.identity)
         changed = decision["promote"] and promote(store, bundle, champion, version)
         retired = len(retire(store, config))
+    if refresh:
+        refresh.record("promoted" if decision["promote"] else "kept", _failed(decision), bundle.identity)
     return _report(bundle, decision, champion, changed, retired, store)
 
 
@@ -135,7 +147,15 @@ def _decide(challenger: Challenger, champion: Champion | None, config: Publishin
     if champion is not None and champion.parents == challenger.identities and champion.decision.get("config") == rules:
         return champion.decision
     held, note = None, ""
-    if champion is not None:
+    beside = challenger.parents["evaluation"].parents.get("champion")
+    if beside is not None:
+        if champion is None or beside != champion.identity:
+            raise ArtifactError(
+                f"{challenger.parents['evaluation'].path}: measured beside bundle {beside}, the champion is now "
+                f"{champion.identity if champion else 'none'}; run the night again"
+            )
+        held = {m: challenger.metrics[f"champion/{m}"] for m in ("hr@10", "mrr@10")}
+    elif champion is not None:
         if champion.extra.get("test_queries") == challenger.headline.test_queries:
             prefix = f"{CHALLENGER}/"
             held = {name.removeprefix(prefix): v for name, v in champion.metrics.items() if name.startswith(prefix)}
@@ -154,7 +174,7 @@ def _decide(challenger: Challenger, champion: Champion | None, config: Publishin
     }
 
 
-def _assemble(challenger: Challenger, decision: dict[str, Any], out: Path, seed: int) -> Artifact:
+def _assemble(challenger: Challenger, decision: dict[str, Any], out: Path, seed: int, night: Night | None) -> Artifact:
     """Write the bundle; its manifest last."""
     parents, shop = challenger.parents, challenger.shop
     start_artifact(out)
@@ -177,11 +197,18 @@ def _assemble(challenger: Challenger, decision: dict[str, Any], out: Path, seed:
     (out / MODEL_CARD).write_text(card, encoding="utf-8")
     extra = {
         "snapshot_id": shop.snapshot_id,
+        "as_of": shop.as_of.isoformat(),
         "test_queries": challenger.headline.test_queries,
         "promote": decision["promote"],
         "beam_width": parents["evaluation"].extra["beam_width"],
     }
+    if night:
+        extra["night"] = night.key
     return finish_artifact(out, BUNDLE_KIND, parents=parents, counts=counts, extra=extra)
+
+
+def _failed(decision: dict[str, Any]) -> list[str]:
+    return [rule["sentence"] for rule in decision["rules"] if not rule["passed"]]
 
 
 def _report(
@@ -193,7 +220,7 @@ def _report(
     store: str | None,
 ) -> StageReport:
     files = [file for file in bundle.path.rglob("*") if file.is_file()]
-    failed = [rule["sentence"] for rule in decision["rules"] if not rule["passed"]]
+    failed = _failed(decision)
     rows = [[r["name"], r["value"], r["bound"], "passes" if r["passed"] else "fails"] for r in decision["rules"]]
     verdict = "promote" if decision["promote"] else "keep the champion"
     where = "no store was given: the bundle was assembled only"

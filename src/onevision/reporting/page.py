@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from onevision.report import StageReport
 from onevision.reporting.templates import render
-from onevision.stages import SHARD_STAGES, STAGES
+from onevision.stages import ALL_STAGES
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class MetricTable:
 
 def stage_page(report: StageReport) -> str:
     """HTML of one stage's report, complete in itself."""
-    stage = (STAGES | SHARD_STAGES).get(report.stage)
+    stage = ALL_STAGES.get(report.stage)
     return render(
         "stage.html",
         title=report.stage,

@@ -16,3 +16,17 @@ class ValidationConfig(Section):
     min_rows: int = Field(1, ge=1, description="rows that a required table must keep")
     max_image_pixels: int = Field(50_000_000, ge=1, description="larger pictures are quarantined undecoded")
     image_sample: float = Field(1.0, gt=0, le=1, description="share of the pictures that are decoded to check them")
+
+    # The nightly refresh: the newest day against those before it. Beyond these the night stops; halfway it warns.
+    history_days: int = Field(7, ge=1, description="days that the newest one is compared with")
+    min_volume: float = Field(0.2, gt=0, le=1, description="least events, searches and users, as a share of the usual")
+    max_volume: float = Field(5.0, ge=1, description="most of them")
+    max_click_through: float = Field(4.0, ge=1, description="factor by which click-through may change, up or down")
+    max_null_change: float = Field(0.3, ge=0, le=1, description="rise of the share of rows without an optional field")
+    max_category_shift: float = Field(0.6, ge=0, le=1, description="total variation distance of clicks by category")
+    max_unknown_items: float = Field(0.2, ge=0, le=1, description="share of the day's events on items of no table")
+    max_items_gone: float = Field(0.3, ge=0, le=1, description="share of the champion's items that are gone")
+    max_items_new: float = Field(0.5, ge=0, description="new items, as a share of the champion's")
+    max_price_change: float = Field(1.5, ge=1, description="factor by which the median price may change, up or down")
+    flood_clicks: int = Field(30, ge=1, description="clicks of a user on the day that are never a flood")
+    flood_factor: float = Field(5.0, ge=1, description="beyond so many times the busiest user ever: set aside")

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -69,6 +70,9 @@ class Inspection:
         for rule in self.quarantine_rules:
             if not rule.linked:
                 self._set_aside(rule)
+        self._follow_links()
+
+    def _follow_links(self) -> None:
         linked = [rule for rule in self.quarantine_rules if rule.linked]
         while sum([self._set_aside(rule) for rule in linked]):  # a list, so that no rule of a round is left out
             pass
@@ -76,6 +80,16 @@ class Inspection:
     def violations(self, rule: Rule) -> int:
         """Rows among those left that break a rule."""
         return self._count(f"SELECT COUNT(*) FROM left_{rule.table} t WHERE {rule.condition}")
+
+    def set_aside(self, rule: Rule) -> int:
+        """Apply one more rule, and what follows from it in other tables; rows that it took."""
+        taken = self._set_aside(rule)
+        self._follow_links()
+        return taken
+
+    def query(self, sql: str) -> list[tuple[Any, ...]]:
+        """Rows of a query over `raw_<table>`, `left_<table>` and `aside_<table>`."""
+        return self._connection.execute(sql).fetchall()
 
     def rows_left(self, table: str) -> int:
         """Rows of a table that are not set aside."""

@@ -15,6 +15,7 @@ from onevision.data.snapshot import IMAGES_FOLDER, Snapshot
 from onevision.errors import ContractError
 from onevision.report import Figure, ReportTable, StageReport
 from onevision.validation.config import ValidationConfig
+from onevision.validation.history import DayCheck, day_table
 from onevision.validation.inspection import Inspection
 from onevision.validation.page import DATA_DOCS, data_docs
 from onevision.validation.pictures import bad_pictures, sample_pictures
@@ -25,11 +26,14 @@ _EARLIER = "earlier"
 """Inside the quarantine: what an importer had set aside before."""
 
 
-def run(*, snapshot: Path | str, out: Path, config: ValidationConfig, seed: int) -> StageReport:
+def run(
+    *, snapshot: Path | str, out: Path, config: ValidationConfig, seed: int, champion: Path | None = None
+) -> StageReport:
     """Write a clean `snapshot` artifact; the rows set aside lie in `quarantine/` with their reasons.
 
     Args:
         snapshot: folder of a snapshot, or `gs://bucket/prefix`.
+        champion: the bundle that is served: the newest day is then compared with those before it, and its catalogue.
 
     Raises:
         ContractError: a table that is missing, of other columns or types, or empty; or one of which too much is set
@@ -44,14 +48,18 @@ def run(*, snapshot: Path | str, out: Path, config: ValidationConfig, seed: int)
     inspection = Inspection(source.path, source.as_of, bad)
     _require_rows(inspection, source.path)
     inspection.set_bad_rows_aside()
+    day = DayCheck(inspection, champion, config) if champion else None
+    if day:
+        inspection.set_aside(day.flood_rule())
 
     start_artifact(out)
     for name in TABLES:
         inspection.write_aside(name, out / QUARANTINE / TABLES[name].file)
     _enforce_policy(inspection, config, out)
+    measures, judged, odd = day.judge() if day else ([], [], [])
     _write_clean(source, inspection, out)
     outcomes = prove(inspection, Inspection(out, source.as_of, bad), out, config)
-    page = data_docs(source, inspection, outcomes)
+    page = data_docs(source, inspection, outcomes + judged)
     (out / DATA_DOCS).write_text(page)
     counts = _counts(inspection, source, ids, len(decoded))
     finish_artifact(
@@ -60,8 +68,8 @@ def run(*, snapshot: Path | str, out: Path, config: ValidationConfig, seed: int)
     return StageReport(
         stage="validate",
         counts=counts,
-        warnings=_warnings(inspection, counts, config),
-        tables=[_table_table(inspection), _reason_table(inspection)],
+        warnings=[*_warnings(inspection, counts, config), *odd],
+        tables=[_table_table(inspection), _reason_table(inspection), *([day_table(measures)] if day else [])],
         figures=[Figure("Data docs", "html", page, "What Great Expectations found in what is left.")],
     )
 

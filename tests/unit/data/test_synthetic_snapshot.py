@@ -13,7 +13,6 @@ from onevision.data.contract import TABLES
 from onevision.data.images import decode_image
 from onevision.data.snapshot import Snapshot
 from onevision.data.synthetic import write_synthetic_snapshot
-from onevision.data.synthetic.catalogue import COLD_DAYS
 
 CONFIG = SnapshotConfig(items=360, users=60, days=24, queries=700, image_size=32)
 TINY = SnapshotConfig(items=72, users=10, days=12, queries=50, image_size=32)
@@ -33,7 +32,7 @@ def tables(shop: Snapshot) -> dict[str, pd.DataFrame]:
 
 @pytest.fixture(scope="module")
 def train_end(shop: Snapshot) -> pd.Timestamp:
-    return pd.Timestamp(shop.as_of) - pd.Timedelta(days=COLD_DAYS)
+    return pd.Timestamp(shop.as_of) - pd.Timedelta(days=SnapshotConfig().cold_days)
 
 
 def searches(events: pd.DataFrame) -> pd.DataFrame:

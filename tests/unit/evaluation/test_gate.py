@@ -17,6 +17,13 @@ GOOD = {
     "dense/hr@10": 0.58,
     "dense/hr@50": 0.81,
 }
+MINUS = f"{CHALLENGER}_minus_champion"
+BESIDE = {"champion/items_moved": 0.0} | {
+    f"{MINUS}/{part}{metric}{end}": value
+    for part in ("", "known/")
+    for metric in ("hr@10", "mrr@10")
+    for end, value in (("", -0.02), ("/low", -0.05), ("/high", 0.0))
+}
 CONFIG = PublishingConfig(
     min_hr10_of_dense=0.95, max_hr50_loss_to_dense=0.03, max_invalid_rate=0.0, max_loss_to_champion=0.005
 )
@@ -37,6 +44,11 @@ CONFIG = PublishingConfig(
         ({}, {"hr@10": 0.60, "mrr@10": 0.41}, {"mrr@10 loss to champion"}),
         ({}, {f"{CHALLENGER}/hr@10": 0.70, f"{CHALLENGER}/mrr@10": 0.40}, {"hr@10 loss to champion"}),
         ({}, {"hr@10": 0.1, "mrr@10": 0.1}, set()),
+        (BESIDE, None, set()),  # on the bound
+        (BESIDE | {f"{MINUS}/hr@10/high": -0.001}, None, {"hr@10 beside champion"}),
+        (BESIDE | {f"{MINUS}/known/mrr@10/high": -0.001}, None, {"known/mrr@10 beside champion"}),
+        (BESIDE | {"champion/items_moved": 1}, None, {"published codes kept"}),
+        ({"champion/items_moved": 0}, None, {"hr@10 beside champion", "mrr@10 beside champion"}),
         ({}, {}, {"hr@10 loss to champion", "mrr@10 loss to champion"}),
         ({f"{CHALLENGER}/hr@10": float("nan")}, None, {"hr@10 of dense"}),
     ],

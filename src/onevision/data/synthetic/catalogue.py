@@ -15,8 +15,6 @@ from onevision.data.synthetic.shapes import CATEGORIES, DEPARTMENTS, SHAPE_PARAM
 FAMILY_SIZE = 6
 END = np.datetime64(datetime(2026, 7, 1), "us")
 """The snapshot's date (the end of its last day); fixed, never the clock."""
-COLD_DAYS = 8
-"""Cold items and users come within this many days before the snapshot's date: the validation and test days."""
 DAY = 86_400_000_000
 """Microseconds in a day."""
 
@@ -204,7 +202,7 @@ def _creation(config: SnapshotConfig, rng: np.random.Generator) -> tuple[Floats,
     n, cold_count = config.items, round(config.items * config.cold_item_share)
     cold = np.zeros(n, bool)
     cold[rng.permutation(n)[:cold_count]] = True
-    training_days = config.days - COLD_DAYS
+    training_days = config.days - config.cold_days
     # One warm item in eight enters while the log runs, but early enough to be seen.
     age = np.where(
         rng.random(n) < 0.125,
@@ -212,5 +210,5 @@ def _creation(config: SnapshotConfig, rng: np.random.Generator) -> tuple[Floats,
         rng.uniform(1, 300, n),
     )
     warm = first_day(config) - (age * DAY).astype("timedelta64[us]")
-    fresh = END - (rng.uniform(0.25, COLD_DAYS, n) * DAY).astype("timedelta64[us]")
+    fresh = END - (rng.uniform(0.25, config.cold_days, n) * DAY).astype("timedelta64[us]")
     return np.where(cold, fresh, warm), cold

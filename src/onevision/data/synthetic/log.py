@@ -11,7 +11,7 @@ from onevision.data.synthetic.catalogue import Catalogue, utc
 from onevision.data.synthetic.render import Floats
 from onevision.data.synthetic.searches import Searches
 from onevision.data.synthetic.shapes import CATEGORIES
-from onevision.data.synthetic.shoppers import Shoppers, taste_axes, visit_times
+from onevision.data.synthetic.shoppers import Shoppers, seasonal_interest, taste_axes, visit_times
 
 BROWSE_SHARE = 0.7
 """Browse clicks (outside search) for each search."""
@@ -99,6 +99,7 @@ def _browse_clicks(config: SnapshotConfig, catalogue: Catalogue, shoppers: Shopp
     user, time = visit_times(config, shoppers, round(BROWSE_SHARE * config.queries), rng)
     drawn = rng.choice(len(catalogue), size=(len(user), 24), p=catalogue.popularity)
     score = shoppers.interest[user[:, None], catalogue.category[drawn]] + rng.gumbel(size=drawn.shape)
+    score += seasonal_interest(config, catalogue.category[drawn], time)
     score += np.einsum("qa,qka->qk", shoppers.taste[user], taste_axes(catalogue)[drawn])
     score[catalogue.created[drawn] >= time[:, None]] = -np.inf
     everyone = np.arange(len(user))

@@ -14,9 +14,9 @@ import numpy as np
 from tqdm import tqdm
 
 from onevision.data.config import SnapshotConfig
-from onevision.data.synthetic.catalogue import COLD_DAYS, DAY, END, Catalogue
+from onevision.data.synthetic.catalogue import DAY, END, Catalogue
 from onevision.data.synthetic.render import Floats
-from onevision.data.synthetic.shoppers import Shoppers, taste_axes, visit_times
+from onevision.data.synthetic.shoppers import Shoppers, seasonal_interest, taste_axes, visit_times
 
 TAU = 0.25
 """Attribute distance that costs one unit of log-odds."""
@@ -65,7 +65,7 @@ def make_searches(
     """Simulate every search of the log."""
     user, time = visit_times(config, shoppers, config.queries, rng)
     axes = taste_axes(catalogue)
-    item = _photographed(catalogue, shoppers, axes, user, time, rng)
+    item = _photographed(config, catalogue, shoppers, axes, user, time, rng)
     blocks = [
         _search_block(catalogue, shoppers.taste[user[rows]], axes, item[rows], time[rows], rng)
         for rows in _blocks(len(user), max(1, _BLOCK_DISTANCES // len(catalogue)))
@@ -81,20 +81,27 @@ def _blocks(count: int, step: int) -> Iterator[slice]:
 
 
 def _photographed(
-    catalogue: Catalogue, shoppers: Shoppers, axes: Floats, user: Floats, time: Floats, rng: np.random.Generator
+    config: SnapshotConfig,
+    catalogue: Catalogue,
+    shoppers: Shoppers,
+    axes: Floats,
+    user: Floats,
+    time: Floats,
+    rng: np.random.Generator,
 ) -> Floats:
     """(Q,) products: popular ones, in the user's categories, a little to the user's taste; sold at that time."""
-    since = (time - (END - np.timedelta64(COLD_DAYS * DAY, "us"))) / np.timedelta64(DAY, "us")
-    share = COLD_QUERY_SHARE * np.clip(since / (COLD_DAYS / 2), 0, 1)
+    since = (time - (END - np.timedelta64(config.cold_days * DAY, "us"))) / np.timedelta64(DAY, "us")
+    share = COLD_QUERY_SHARE * np.clip(since / (config.cold_days / 2), 0, 1)
     wants_cold = rng.random(len(user)) < share
-    chosen = _draw_items(catalogue, shoppers, axes, user, time, ~catalogue.cold, rng)
+    chosen = _draw_items(config, catalogue, shoppers, axes, user, time, ~catalogue.cold, rng)
     if catalogue.cold.any():
-        fresh = _draw_items(catalogue, shoppers, axes, user, time, catalogue.cold, rng)
+        fresh = _draw_items(config, catalogue, shoppers, axes, user, time, catalogue.cold, rng)
         chosen = np.where(wants_cold & (fresh >= 0), fresh, chosen)
     return np.where(chosen >= 0, chosen, int(np.argmin(catalogue.created)))
 
 
 def _draw_items(
+    config: SnapshotConfig,
     catalogue: Catalogue,
     shoppers: Shoppers,
     axes: Floats,
@@ -108,6 +115,7 @@ def _draw_items(
     weight = catalogue.popularity[rows]
     drawn = rows[rng.choice(len(rows), size=(len(user), 24), p=weight / weight.sum())]
     score = shoppers.interest[user[:, None], catalogue.category[drawn]]
+    score = score + seasonal_interest(config, catalogue.category[drawn], time)
     score = score + 0.3 * np.einsum("qa,qka->qk", shoppers.taste[user], axes[drawn]) + rng.gumbel(size=drawn.shape)
     score[catalogue.created[drawn] >= time[:, None]] = -np.inf
     best = score.argmax(axis=1)

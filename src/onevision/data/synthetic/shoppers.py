@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from onevision.data.config import SnapshotConfig
-from onevision.data.synthetic.catalogue import BRANDS, COLD_DAYS, DAY, END, Catalogue, first_day, utc
+from onevision.data.synthetic.catalogue import BRANDS, DAY, END, Catalogue, first_day, utc
 from onevision.data.synthetic.render import Floats
 from onevision.data.synthetic.shapes import CATEGORIES
 
@@ -17,6 +17,8 @@ AXES = 6
 """Taste axes: warmth, lightness, price, pattern, and two of brand character."""
 TASTE_STRENGTH = 3.0
 """Standard deviation of taste over items, in units of log-odds."""
+SEASON_DAYS = 28
+"""Days after which the season of a category comes again."""
 SEGMENT_SHARE = 0.5
 """Share of a taste's variance that its segment explains."""
 
@@ -50,7 +52,7 @@ def make_shoppers(config: SnapshotConfig, rng: np.random.Generator) -> Shoppers:
     own = rng.standard_normal((n, AXES))
     cold = np.zeros(n, bool)
     cold[rng.permutation(n)[: round(n * config.cold_user_share)]] = True
-    days_before_end = np.where(cold, rng.uniform(0.25, COLD_DAYS, n), config.days + rng.uniform(1, 300, n))
+    days_before_end = np.where(cold, rng.uniform(0.25, config.cold_days, n), config.days + rng.uniform(1, 300, n))
     return Shoppers(
         taste=np.sqrt(SEGMENT_SHARE) * centers[segment] + np.sqrt(1 - SEGMENT_SHARE) * own,
         interest=rng.standard_normal((n, len(CATEGORIES))),
@@ -80,6 +82,12 @@ def taste_axes(catalogue: Catalogue) -> Floats:
         features[rows] -= features[rows].mean(axis=0)
         features[rows] /= features[rows].std(axis=0) + 1e-9
     return features * (TASTE_STRENGTH / np.sqrt(AXES))
+
+
+def seasonal_interest(config: SnapshotConfig, category: Floats, time: Floats) -> Floats:
+    """How much more the categories of drawn items (Q, K) are wanted at (Q,) times, in log-odds; each has its weeks."""
+    weeks = ((time - END) / np.timedelta64(DAY, "us") / SEASON_DAYS)[:, None]
+    return config.season * np.cos(2 * np.pi * (weeks - category / len(CATEGORIES)))
 
 
 def visit_times(

@@ -1,0 +1,1 @@
+"""Component `close-night`."""

@@ -1,0 +1,119 @@
+"""What goes wrong on purpose: days that are spoilt before the night, and harm that is done while it runs.
+
+Nothing in the pipeline knows of it. A spoilt day is a snapshot like one that a shop might deliver; harm comes from
+outside, by a signal or through the files that a night leaves behind.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from safetensors.torch import load_file, save_file
+
+from onevision.artifacts import Artifact, finish_artifact, open_artifact
+from onevision.data.contract import TABLES
+from onevision.data.snapshot import Snapshot, write_snapshot
+
+KILLED, CORRUPT, TWICE, FLOOD = "killed", "corrupt day", "delivered twice", "click flood"
+SABOTAGED, STORE_FAILS, EMPTY = "sabotaged challenger", "store fails", "empty day"
+FAULTS = (KILLED, CORRUPT, SABOTAGED, TWICE, EMPTY, STORE_FAILS, FLOOD)
+DECIDED = frozenset({"promoted", "kept"})
+EXPECTED: Mapping[str, tuple[frozenset[str], ...]] = {
+    "": (DECIDED,),
+    KILLED: (frozenset({"killed"}), DECIDED),
+    CORRUPT: (frozenset({"stopped"}),),
+    FLOOD: (DECIDED,),
+    SABOTAGED: (frozenset({"killed"}), frozenset({"kept"})),
+    TWICE: (DECIDED, frozenset({"nothing to do"})),
+    STORE_FAILS: (frozenset({"failed"}), DECIDED),
+    EMPTY: (frozenset({"stopped"}),),
+}
+"""Fault -> outcomes that each of the night's attempts may have."""
+
+BOTS, CLICKS = 5, 100
+_NOISE = 0.5
+
+
+def corrupt(day: Path, out: Path, seed: int) -> Path:
+    """The day with one byte of its events changed, as a disk or a network does it."""
+    shutil.copytree(day, out)
+    path = out / TABLES["events"].file
+    data = bytearray(path.read_bytes())
+    data[int(np.random.default_rng(seed).integers(len(data)))] ^= 0x10
+    path.write_bytes(data)
+    return out
+
+
+def empty(day: Path, out: Path) -> Path:
+    """The day without a single event of its last 24 hours, as after a lost delivery."""
+    shop = Snapshot.open(day)
+    events = shop.table("events")
+    start = pa.scalar(shop.as_of - timedelta(days=1), events["ts"].type)
+    return _with_events(shop, events.filter(pc.less_equal(events["ts"], start)), out)
+
+
+def flood(day: Path, out: Path, seed: int) -> Path:
+    """The day with `BOTS` users who click `CLICKS` times each on one product, too slowly for a limit by the minute."""
+    shop = Snapshot.open(day)
+    rng = np.random.default_rng(seed)
+    users = rng.choice(shop.table("users")["user_id"].to_pylist(), BOTS, replace=False)
+    item = rng.choice(shop.table("items")["item_id"].to_pylist())
+    start = shop.as_of - timedelta(days=1)
+    clicks = [
+        {
+            "event_id": f"bot-{bot}-{click}",
+            "ts": start + timedelta(minutes=14 * click + bot),
+            "user_id": user,
+            "event_type": "click",
+            "item_id": item,
+        }
+        for bot, user in enumerate(users)
+        for click in range(1, CLICKS + 1)
+    ]
+    events = shop.table("events")
+    return _with_events(shop, pa.concat_tables([events, pa.Table.from_pylist(clicks, events.schema)]), out)
+
+
+def sabotage(generator: Path, seed: int) -> None:
+    """Disturb a finished generator's weights, in place and with a right manifest, as a bug in training would."""
+    found = open_artifact(generator, "generator")
+    weights = load_file(generator / "model.safetensors")
+    draw = torch.Generator().manual_seed(seed)
+    for name, value in weights.items():
+        if value.is_floating_point() and not name.startswith("quantizer"):
+            weights[name] = value + _NOISE * torch.randn(value.shape, generator=draw)
+    (generator / "model.safetensors").unlink()  # other folders hold hard links to it
+    save_file(weights, generator / "model.safetensors", metadata={"format": "pt"})
+    parents = {name: Artifact(generator, name, identity) for name, identity in found.parents.items()}
+    finish_artifact(
+        generator, "generator", parents=parents, counts=found.counts, generation=found.generation, extra=found.extra
+    )
+
+
+def break_store(store: Path) -> None:
+    """Let every read and write of a bundle fail from now on."""
+    (store / "bundles").rename(store / "bundles-away")
+    (store / "bundles").write_text("no folder")
+
+
+def mend_store(store: Path) -> None:
+    """Undo `break_store`."""
+    (store / "bundles").unlink()
+    (store / "bundles-away").rename(store / "bundles")
+
+
+def _with_events(shop: Snapshot, events: pa.Table, out: Path) -> Path:
+    tables = {name: shop.table(name) for name in TABLES} | {"events": events}
+    ids = tables["images"]["image_id"].to_pylist()
+    pictures = zip(ids, shop.images.read_many(ids), strict=True)
+    write_snapshot(
+        out, tables, pictures, snapshot_id=f"{shop.snapshot_id}-spoilt", source=shop.source, as_of=shop.as_of
+    )
+    return out

@@ -1,0 +1,101 @@
+"""Whole nights at the smallest size: promoted or kept, killed and resumed, a corrupt day, and the same night again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from test_walk import TINY
+
+from onevision.artifacts import open_artifact, read_json
+from onevision.data.store import read_pointer
+from onevision.rehearsal import faults
+from onevision.rehearsal.attempts import attempt
+from onevision.rehearsal.nights import simulate_nights
+from onevision.report import StageReport
+from onevision.stages import STAGES
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+
+
+@pytest.fixture(scope="module")
+def rehearsal(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, StageReport]:
+    """Three nights: a quiet one, a killed one, a corrupt day."""
+    root = tmp_path_factory.mktemp("nights")
+    recipe = root / "tiny.yaml"
+    recipe.write_text(TINY.replace("generator: {", "generator: {warm_steps: 6, "))
+    report = simulate_nights(
+        out=root / "rehearsal",
+        recipe=str(recipe),
+        overrides=[],
+        nights=3,
+        source="synthetic",
+        with_faults=True,
+        show=print,
+    )
+    return root, report
+
+
+def test_every_night_ends_as_it_should_and_no_code_moves(rehearsal: tuple[Path, StageReport]) -> None:
+    root, report = rehearsal
+    nights = read_json(root / "rehearsal" / "nights.json")
+    assert [night["fault"] for night in nights] == ["", faults.KILLED, faults.CORRUPT]
+    assert not report.warnings
+    assert report.counts["items_moved"] == 0
+    quiet, killed, corrupt = nights
+    assert killed["attempts"][0]["outcome"] == "killed"
+    assert corrupt["attempts"][0]["outcome"] == "stopped"
+    assert "checksum" in " ".join(corrupt["attempts"][0]["why"])
+    assert corrupt["served_before"] == corrupt["served_after"] == killed["served_after"]
+    assert set(quiet["hr10"]) == {"champion", "challenger", "dense"}
+    low, high = quiet["difference"][1:]
+    assert low <= quiet["difference"][0] <= high
+
+
+def test_a_night_leaves_a_run_like_any_other(rehearsal: tuple[Path, StageReport]) -> None:
+    root, _ = rehearsal
+    first = read_json(root / "rehearsal" / "nights.json")[0]
+    run = root / "rehearsal" / "runs" / first["attempts"][0]["run"]
+    linked = {path.name for path in run.iterdir() if path.is_symlink()}
+    assert linked == {
+        "snapshot",
+        "pairs",
+        "encoder",
+        "semantic_ids",
+        "features",
+        "generator_sft",
+        "generator_aligned",
+    } | {
+        "pruning",
+        "evaluation",
+        "bundle",
+    }
+    assert (run / "report.html").exists()
+    bundle = open_artifact(run / "bundle", "bundle")
+    assert bundle.extra["night"].startswith(first["day"])
+    assert open_artifact(run / "evaluation").parents["champion"] == first["served_before"]
+    assert len(STAGES) == len(linked) + 1  # the codebooks are the champion's
+
+
+def test_a_decided_night_again_changes_nothing_and_says_so(rehearsal: tuple[Path, StageReport]) -> None:
+    root, _ = rehearsal
+    store = root / "rehearsal" / "store"
+    before = read_pointer(store)
+    places = ["--champion", str(store), "--snapshot", str(root / "rehearsal" / "day-01")]
+    again = attempt(
+        ["run", "nightly-refresh", "--recipe", str(root / "tiny.yaml"), *places, "--runs", str(root / "runs")],
+        root / "again.log",
+    )
+    assert again.outcome == "nothing to do"
+    assert read_pointer(store) == before
+
+
+def test_a_day_that_is_not_there_begins_no_night(rehearsal: tuple[Path, StageReport]) -> None:
+    root, _ = rehearsal
+    places = ["--champion", str(root / "rehearsal" / "store"), "--snapshot", str(root / "nowhere")]
+    refused = attempt(
+        ["run", "nightly-refresh", "--recipe", str(root / "tiny.yaml"), *places, "--runs", str(root / "runs")],
+        root / "refused.log",
+    )
+    assert refused.outcome == "not begun"
+    assert "no manifest.json there" in refused.why[0]

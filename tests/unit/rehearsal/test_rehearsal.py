@@ -1,0 +1,149 @@
+"""A rehearsal: which fault when, what a fault does, how an attempt's end is read. (Whole nights: test_nightly.py.)"""
+
+from __future__ import annotations
+
+import shutil
+from datetime import timedelta
+from pathlib import Path
+
+import pyarrow.compute as pc
+import pytest
+import torch
+from support.generators import make_catalogue, make_generator
+from support.snapshots import AS_OF
+
+from onevision.artifacts import finish_artifact, open_artifact
+from onevision.data.config import SnapshotConfig
+from onevision.data.snapshot import Snapshot
+from onevision.errors import ArtifactError
+from onevision.generator.modelling import Generator
+from onevision.recipe import load_recipe
+from onevision.rehearsal import faults
+from onevision.rehearsal.attempts import Attempt, attempt, read_attempt
+from onevision.rehearsal.nights import STAGES_OF_A_NIGHT, NightResult, _some_time_after, plan
+from onevision.rehearsal.page import rehearsal_report
+from onevision.rehearsal.shop import RehearsedShop, longer_shop
+
+DAY = AS_OF - timedelta(days=1)
+
+
+def result(night: int, fault: str = "", ends: tuple[str, ...] = ("promoted",), expected: bool = True) -> NightResult:
+    attempts = [Attempt(end, 10.0, 5.0, "run", ["because"]) for end in ends]
+    hr10 = {"champion": 0.5, "challenger": 0.6, "dense": 0.4} if ends[-1] == "promoted" else {}
+    return NightResult(
+        night, "2026-01-13", fault, attempts, expected, "a", "b", 24, 0, hr10, [0.1, 0, 0.2] if hr10 else None
+    )
+
+
+def test_the_first_night_is_quiet_and_every_fault_comes_once_before_any_comes_again() -> None:
+    assert plan(3, False) == ["", "", ""]
+    assert plan(8, True) == ["", *faults.FAULTS]
+    assert set(faults.EXPECTED) == {"", *faults.FAULTS}
+
+
+def test_a_longer_shop_has_as_many_searches_and_new_items_a_day() -> None:
+    base = load_recipe("smoke").snapshot
+    longer = load_recipe("smoke", longer_shop(base, 10)).snapshot
+    assert (longer.days, longer.cold_days) == (base.days + 10, base.cold_days + 10)
+    assert longer.queries / longer.days == pytest.approx(base.queries / base.days, rel=0.01)
+    new, before = (c.items * c.cold_item_share / c.cold_days for c in (longer, base))
+    assert new == pytest.approx(before, rel=0.03)
+    assert isinstance(longer, SnapshotConfig)
+
+
+def test_the_days_of_a_snapshot_end_with_it(tiny_snapshot: Path, tmp_path: Path) -> None:
+    shop = RehearsedShop(tmp_path, str(tiny_snapshot), 2, "smoke", [])
+    dates = [Snapshot.open(shop.day(night)).as_of for night in range(3)]
+    assert dates == [AS_OF - timedelta(days=2), DAY, AS_OF]
+
+
+def test_a_corrupt_day_has_its_length_and_is_noticed(tiny_snapshot: Path, tmp_path: Path) -> None:
+    spoilt = faults.corrupt(tiny_snapshot, tmp_path / "spoilt", 1)
+    assert (spoilt / "events.parquet").stat().st_size == (tiny_snapshot / "events.parquet").stat().st_size
+    with pytest.raises(ArtifactError, match="checksum"):
+        Snapshot.open(spoilt)
+    Snapshot.open(tiny_snapshot)
+
+
+def test_an_empty_day_has_the_days_before_and_a_flood_has_its_clicks(tiny_snapshot: Path, tmp_path: Path) -> None:
+    whole = Snapshot.open(tiny_snapshot).table("events")
+    today = pc.greater(whole["ts"], DAY)
+    empty = Snapshot.open(faults.empty(tiny_snapshot, tmp_path / "empty")).table("events")
+    assert empty.equals(whole.filter(pc.invert(today)))
+    flood = Snapshot.open(faults.flood(tiny_snapshot, tmp_path / "flood", 1)).table("events")
+    added = flood.slice(len(whole))
+    assert len(added) == faults.BOTS * faults.CLICKS
+    assert len(set(added["user_id"].to_pylist())) == faults.BOTS
+    assert pc.all(pc.and_(pc.greater(added["ts"], DAY), pc.less_equal(added["ts"], AS_OF))).as_py()
+
+
+def test_sabotage_changes_the_weights_alone_and_no_other_copy(tmp_path: Path) -> None:
+    _, quantizer = make_catalogue()
+    make_generator(quantizer).save_pretrained(tmp_path / "generator")
+    made = finish_artifact(tmp_path / "generator", "generator", generation="test", extra={"kept": True})
+    shutil.copytree(made.path, tmp_path / "linked", copy_function=lambda a, b: Path(b).hardlink_to(a))
+    faults.sabotage(made.path, 1)
+    changed = open_artifact(made.path, "generator")
+    assert changed.identity != made.identity
+    assert (changed.generation, changed.extra) == (made.generation, made.extra)
+    assert open_artifact(tmp_path / "linked").identity == made.identity
+    before, after = (Generator.from_pretrained(tmp_path / name).state_dict() for name in ("linked", "generator"))
+    same = {name for name in before if torch.equal(before[name], after[name])}
+    assert {name for name in before if name.startswith("quantizer")} <= same
+    assert len(same) < len(before) / 2
+
+
+def test_a_broken_store_is_mended(tmp_path: Path) -> None:
+    (tmp_path / "bundles" / "one").mkdir(parents=True)
+    faults.break_store(tmp_path)
+    assert not (tmp_path / "bundles").is_dir()
+    faults.mend_store(tmp_path)
+    assert [path.name for path in tmp_path.rglob("*")] == ["bundles", "one"]
+
+
+def test_an_attempt_is_killed_or_comes_to_its_end(tmp_path: Path) -> None:
+    assert attempt(["recipes", "list"], tmp_path / "logs" / "killed.log", lambda _: True).outcome == "killed"
+    ended = attempt(["recipes", "list"], tmp_path / "ended.log")
+    assert "smoke" in (tmp_path / "ended.log").read_text()
+    assert ended.cpu_seconds > 0
+
+
+def test_a_kill_comes_after_its_stage_has_begun() -> None:
+    kill = _some_time_after("sft", 0.0)
+    assert not kill("pair: started\n")
+    assert kill("pair: started\nsft: started\n")
+    late = _some_time_after("sft", 60.0)
+    assert not late("sft: started\n")
+    assert {"open-champion", "publish"} < set(STAGES_OF_A_NIGHT)
+    assert "train-vrq" not in STAGES_OF_A_NIGHT
+
+
+def test_the_end_of_an_attempt_is_read_from_what_it_printed() -> None:
+    said = """run 20260113-smoke, detail in runs/20260113-smoke/run.log
+evaluate: warning: full training advised: icr was 0.900 at the full training and is 0.700
+sft: warning: the best check on validation days was parent
+night 2026-01-13-abcdef12: kept, serving 0123456789abcdef
+HR@10 fell.
+next: Nothing tonight.
+onevision: more
+"""
+    found = read_attempt(said, False, 2.0, 1.0)
+    assert (found.outcome, found.run, found.why) == ("kept", "20260113-smoke", ["HR@10 fell."])
+    assert found.warnings == ["full training advised: icr was 0.900 at the full training and is 0.700"]
+    assert read_attempt(said, True, 2.0, 1.0).outcome == "killed"
+    assert read_attempt("Traceback", False, 2.0, 1.0).outcome == "failed"
+    assert read_attempt("night /shop/day: not begun\nno manifest\nnext: x", False, 1, 1).why == ["no manifest"]
+
+
+def test_the_report_counts_what_matters_and_names_what_was_not_expected() -> None:
+    nights = [
+        result(1),
+        result(2, faults.EMPTY, ("stopped",)),
+        result(3, faults.SABOTAGED, ("killed", "promoted"), False),
+    ]
+    report = rehearsal_report(nights)
+    assert report.counts["items_moved"] == 0
+    assert report.counts["nights_not_as_expected"] == 1
+    assert report.warnings == ["night 3 (sabotaged challenger) ended in an unexpected way: killed, then promoted"]
+    assert report.metrics["cpu_seconds"] == 20.0
+    assert [row[3] for row in report.tables[0].rows] == ["promoted", "stopped", "killed, then promoted"]
