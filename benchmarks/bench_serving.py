@@ -31,7 +31,7 @@ from onevision.data.snapshot import Snapshot
 SEED = 7
 PHOTOS = 256
 LOADS = (0.5, 0.9)
-PATIENCE = 120.0
+PATIENCE = 300.0
 
 
 @contextmanager
