@@ -10,16 +10,18 @@ import pyarrow.parquet as pq
 import pytest
 from support.models import make_models
 
-from onevision.artifacts import Artifact, finish_artifact, open_artifact, write_json
+from onevision.artifacts import Artifact, finish_artifact, open_artifact, read_json, write_json
 from onevision.errors import ArtifactError
 from onevision.evaluation.config import EvaluationConfig
 from onevision.evaluation.drift import ADVICE, Drift
 from onevision.evaluation.glossary import meanings
 from onevision.evaluation.stage import run as evaluate
+from onevision.generator.choice import items_digest
 from onevision.publishing.bundle import open_bundle
 from onevision.publishing.config import PublishingConfig
 from onevision.publishing.stage import run as publish
 from onevision.report import StageReport
+from onevision.semantic_ids.catalogue import Catalogue
 
 CONFIG = EvaluationConfig(
     max_queries=10, beam_width=8, bootstrap_samples=100, recall_candidates=12, ranker_trees=5, latency_queries=5
@@ -141,6 +143,9 @@ def without_items(champion: Path, target: Path, gone: set[str]) -> Path:
     renamed = [f"gone-{item}" if item in gone else item for item in table["item_id"].to_pylist()]
     pq.write_table(table.set_column(0, "item_id", pa.array(renamed)), folder / "items.parquet")
     finish_artifact(folder, "semantic_ids", generation=ids.generation, counts=ids.counts)
+    choice = target / "generator" / "choice.json"
+    write_json(choice, read_json(choice) | {"items": items_digest(Catalogue.open(folder))})
+    finish_artifact(choice.parent, "generator", generation=open_artifact(champion / "generator").generation)
     return finish(target, bundle)
 
 
