@@ -84,13 +84,14 @@ def flood(day: Path, out: Path, seed: int) -> Path:
 def sabotage(generator: Path, seed: int) -> None:
     """Disturb a finished generator's weights, in place and with a right manifest, as a bug in training would."""
     found = open_artifact(generator, "generator")
-    weights = load_file(generator / "model.safetensors")
     draw = torch.Generator().manual_seed(seed)
-    for name, value in weights.items():
-        if value.is_floating_point() and not name.startswith("quantizer"):
-            weights[name] = value + _NOISE * torch.randn(value.shape, generator=draw)
-    (generator / "model.safetensors").unlink()  # other folders hold hard links to it
-    save_file(weights, generator / "model.safetensors", metadata={"format": "pt"})
+    for file in ("model.safetensors", "choice.safetensors"):
+        weights = load_file(generator / file)
+        for name, value in weights.items():
+            if value.is_floating_point() and not name.startswith(("quantizer", "item_")):
+                weights[name] = value + _NOISE * torch.randn(value.shape, generator=draw)
+        (generator / file).unlink()  # other folders hold hard links to it
+        save_file(weights, generator / file, metadata={"format": "pt"})
     parents = {name: Artifact(generator, name, identity) for name, identity in found.parents.items()}
     finish_artifact(
         generator, "generator", parents=parents, counts=found.counts, generation=found.generation, extra=found.extra
