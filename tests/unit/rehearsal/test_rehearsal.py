@@ -9,13 +9,14 @@ from pathlib import Path
 import pyarrow.compute as pc
 import pytest
 import torch
-from support.generators import make_catalogue, make_generator
+from support.generators import make_catalogue, make_generator, make_queries
 from support.snapshots import AS_OF
 
 from onevision.artifacts import finish_artifact, open_artifact
 from onevision.data.config import SnapshotConfig
 from onevision.data.snapshot import Snapshot
 from onevision.errors import ArtifactError
+from onevision.generator.choice import ChoiceModel, item_table
 from onevision.generator.modelling import Generator
 from onevision.recipe import load_recipe
 from onevision.rehearsal import faults
@@ -78,8 +79,10 @@ def test_an_empty_day_has_the_days_before_and_a_flood_has_its_clicks(tiny_snapsh
 
 
 def test_sabotage_changes_the_weights_alone_and_no_other_copy(tmp_path: Path) -> None:
-    _, quantizer = make_catalogue()
+    catalogue, quantizer = make_catalogue()
     make_generator(quantizer).save_pretrained(tmp_path / "generator")
+    table = item_table(catalogue, make_queries(catalogue), np.zeros(len(catalogue.item_ids), np.int64))
+    ChoiceModel(table, ["new"], 2, 3).attach(catalogue).save_pretrained(tmp_path / "generator")
     made = finish_artifact(tmp_path / "generator", "generator", generation="test", extra={"kept": True})
     shutil.copytree(made.path, tmp_path / "linked", copy_function=lambda a, b: Path(b).hardlink_to(a))
     faults.sabotage(made.path, 1)
@@ -91,6 +94,9 @@ def test_sabotage_changes_the_weights_alone_and_no_other_copy(tmp_path: Path) ->
     same = {name for name in before if torch.equal(before[name], after[name])}
     assert {name for name in before if name.startswith("quantizer")} <= same
     assert len(same) < len(before) / 2
+    chosen, disturbed = (ChoiceModel.from_pretrained(tmp_path / name, catalogue) for name in ("linked", "generator"))
+    assert not torch.equal(chosen.weights, disturbed.weights)
+    assert torch.equal(chosen.item_clicks, disturbed.item_clicks)
 
 
 def test_a_broken_store_is_mended(tmp_path: Path) -> None:
