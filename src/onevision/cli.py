@@ -285,9 +285,7 @@ def simulate_nights(
     overrides: Overrides = None,
     source: Annotated[str, typer.Option(help="synthetic, or a snapshot whose last days are the nights")] = "synthetic",
     nights: Annotated[int, typer.Option(help="nights after the full training", min=1, max=365)] = 8,
-    faults: Annotated[
-        bool, typer.Option("--faults", help="let something go wrong on every night but the first")
-    ] = False,
+    faults: Annotated[bool, typer.Option("--faults", help="let something go wrong on every night")] = False,
 ) -> None:
     """Rehearse the nightly refresh: night after night on days of one shop, with faults on purpose."""
     from onevision.rehearsal.nights import simulate_nights

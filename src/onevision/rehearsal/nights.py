@@ -64,8 +64,8 @@ class NightResult:
 
 
 def plan(nights: int, with_faults: bool) -> list[str]:
-    """Fault of every night; the first one is always a quiet one."""
-    return [faults.FAULTS[(n - 1) % len(faults.FAULTS)] if with_faults and n else "" for n in range(nights)]
+    """Fault of every night; "" is a quiet one."""
+    return [faults.FAULTS[n % len(faults.FAULTS)] if with_faults else "" for n in range(nights)]
 
 
 def simulate_nights(
