@@ -11,7 +11,7 @@ import torch
 from onevision.artifacts import Artifact
 from onevision.features.queries import QuerySet
 from onevision.generator.configuration import GeneratorConfig
-from onevision.generator.modelling import Generator
+from onevision.generator.modelling import Generator, Memory
 from onevision.quantization.residual import ResidualKMeans
 from onevision.semantic_ids.catalogue import Catalogue
 from onevision.semantic_ids.trie import Trie
@@ -76,6 +76,12 @@ def make_generator(quantizer: ResidualKMeans, seed: int = 0) -> Generator:
         if parameter.requires_grad and parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=0.3)
     return model.eval()
+
+
+def log_probability(model: Generator, memory: Memory, target: torch.Tensor) -> torch.Tensor:
+    """log pi(SID | prompt), (B,), of semantic IDs `target` (B, L): what beams are held to."""
+    levels = model.next_codes(memory, target)
+    return torch.stack([log_p.gather(-1, target[:, n : n + 1])[:, 0] for n, log_p in enumerate(levels)]).sum(0)
 
 
 def make_queries(catalogue: Catalogue, count: int = 6, seed: int = 0) -> QuerySet:

@@ -287,14 +287,6 @@ class Generator(nn.Module):
         x = self.decoder_norm(x)
         return [self._score(x[:, level], rest, level) for level, rest in enumerate(rests)]
 
-    def log_probability(self, memory: Memory, target: Tensor) -> Tensor:
-        """log pi(SID | prompt), (B,), of semantic IDs `target` (B, L)."""
-        parts = [
-            log_p.gather(-1, target[:, level : level + 1])[:, 0]
-            for level, log_p in enumerate(self.next_codes(memory, target))
-        ]
-        return torch.stack(parts).sum(0)
-
     def step(
         self, memory: Memory, level: int, code: Tensor | None, rest: Tensor, past: Past | None, children: Tensor
     ) -> tuple[Tensor, Past]:

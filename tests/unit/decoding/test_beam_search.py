@@ -3,7 +3,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.generators import make_catalogue, make_generator, make_queries
+from support.generators import log_probability, make_catalogue, make_generator, make_queries
 
 from onevision.decoding.beam import beam_search, best
 from onevision.decoding.ranker import GeneratorRanker
@@ -20,7 +20,7 @@ def exhaustive(model, memory, sids: np.ndarray) -> torch.Tensor:  # type: ignore
     """log pi of every semantic ID for every query, (B, leaves)."""
     targets = torch.from_numpy(sids)
     return torch.stack(
-        [model.log_probability(memory, sid.expand(len(memory.mask), -1).contiguous()) for sid in targets],
+        [log_probability(model, memory, sid.expand(len(memory.mask), -1).contiguous()) for sid in targets],
         1,
     )
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support.generators import make_catalogue, make_generator, make_queries
+from support.generators import log_probability, make_catalogue, make_generator, make_queries
 
 from onevision.errors import ArtifactError
 from onevision.generator.modelling import Generator
@@ -25,7 +25,7 @@ def prompt() -> Prompt:
 
 @torch.no_grad()
 def scores(model: Generator, prompt: Prompt) -> torch.Tensor:
-    return model.log_probability(model.read(prompt), TARGET[: len(prompt)])
+    return log_probability(model, model.read(prompt), TARGET[: len(prompt)])
 
 
 def test_a_saved_generator_gives_the_same_probabilities(prompt: Prompt, tmp_path: Path) -> None:
@@ -38,7 +38,7 @@ def test_a_saved_generator_gives_the_same_probabilities(prompt: Prompt, tmp_path
 def test_a_prompts_probability_does_not_depend_on_its_batch(prompt: Prompt) -> None:
     alone = torch.cat(
         [
-            MODEL.log_probability(MODEL.read(prompt.take(torch.tensor([n]))), TARGET[n : n + 1])
+            log_probability(MODEL, MODEL.read(prompt.take(torch.tensor([n]))), TARGET[n : n + 1])
             for n in range(len(prompt))
         ]
     )
@@ -129,7 +129,7 @@ def test_keeping_all_tokens_changes_nothing_and_keeping_few_shortens_the_memory(
     whole = MODEL.read(prompt)
     kept_all = MODEL.read(prompt, lambda mass: keep_by_mass(mass, PruningSetting()))
     torch.testing.assert_close(
-        MODEL.log_probability(kept_all, TARGET), MODEL.log_probability(whole, TARGET), atol=2e-5, rtol=1e-5
+        log_probability(MODEL, kept_all, TARGET), log_probability(MODEL, whole, TARGET), atol=2e-5, rtol=1e-5
     )
     assert PruningSetting().keep is None
     few = MODEL.read(prompt, PruningSetting(mass=0.2, min_tokens=1).keep)
