@@ -27,7 +27,8 @@ import pyarrow.parquet as pq
 
 from onevision.data.contract import EVENTS, TIMESTAMP
 from onevision.pairing.engines import DuckDB
-from onevision.pairing.mining import CO_CLICK, LIMIT, LOG, OFFENDERS, QUERY_ITEM
+from onevision.pairing.mining import ACTS, CO_CLICK, LIMIT, LOG, NUMBERED_ITEMS, OFFENDERS, QUERY_ITEM
+from onevision.pairing.tables import named_pairs
 
 BEGIN = int(datetime(2026, 1, 1, tzinfo=UTC).timestamp()) * 1_000_000
 DAY = 86_400_000_000
@@ -39,7 +40,7 @@ SEARCH = 5
 PART = 200_000
 """Searches written at once: the log never is in memory."""
 KINDS = np.array(["impression", "click", "cart", "order"])
-ACTS = np.array([[0, 0, 1, 1, 1], [0, 0, 1, 1, 2], [0, 0, 0, 1, 1], [0, 1, 1, 2, 3]])
+PATTERNS = np.array([[0, 0, 1, 1, 1], [0, 0, 1, 1, 2], [0, 0, 0, 1, 1], [0, 1, 1, 2, 3]])
 """What happens in a search: four patterns, 8 impressions, 9 clicks, 2 carts and 1 order in 20 events."""
 COLUMNS = "image_a, image_b, item_a, item_b, kind, weight"
 MAX_CLICKS, MAX_VIEWS, MAX_CO_CLICK = 30, 64, 10
@@ -71,7 +72,7 @@ def write_shop(folder: Path, events: int, items: int, users: int, seed: int = 7)
                 "event_id": ids("e", rows * SEARCH + np.tile(np.arange(SEARCH), len(search))),
                 "ts": pa.array(((second[:, None] + offset) * 1_000_000 + BEGIN).ravel()).cast(TIMESTAMP),
                 "user_id": ids("user-", np.repeat(user, SEARCH)),
-                "event_type": pa.array(KINDS[ACTS[rng.integers(0, 4, len(search))].ravel()]),
+                "event_type": pa.array(KINDS[PATTERNS[rng.integers(0, 4, len(search))].ravel()]),
                 "item_id": ids("item-", item.ravel()),
                 "query_id": _where(by_photo, ids("q", rows)),
                 "query_image_id": _where(by_photo, ids("photo-", np.repeat(photo, SEARCH).clip(0))),
@@ -117,11 +118,21 @@ def duckdb_pairs(folder: Path, memory_gb: float) -> pa.Table:
         engine.run(
             "CREATE TEMPORARY VIEW users AS SELECT user_id, unix_micros(created_at) AS created_at FROM raw_users"
         )
-        engine.run("CREATE TEMPORARY VIEW pictures AS SELECT * FROM raw_pictures")
+        engine.run("CREATE TEMPORARY VIEW categories AS SELECT 'all' AS category_id, NULL AS parent_id")
+        engine.run(
+            "CREATE TEMPORARY VIEW items AS SELECT DISTINCT item_id, 0 AS created_at, 'all' AS category_id "
+            "FROM raw_pictures WHERE item_id IS NOT NULL"
+        )
+        engine.run(NUMBERED_ITEMS)
+        engine.run(
+            "CREATE TABLE pictures AS SELECT p.*, i.item, CAST(ROW_NUMBER() OVER (ORDER BY image_id) - 1 AS INT) "
+            "AS picture FROM raw_pictures p LEFT JOIN numbered_items i ON p.item_id = i.item_id"
+        )
         sources = " UNION ALL ".join(f"SELECT * FROM ({source}) mined" for source in (QUERY_ITEM, CO_CLICK))
-        for sql in (OFFENDERS, LOG, f"CREATE TABLE mined AS SELECT * FROM ({sources}) WHERE honest"):
+        for sql in (OFFENDERS, LOG, ACTS, f"CREATE TABLE mined AS SELECT * FROM ({sources}) WHERE honest"):
             engine.run(Template(sql).substitute(numbers()))
-        return engine.fetch(Template(f"SELECT {COLUMNS} FROM ({LIMIT}) limited").substitute(numbers()))
+        rows = engine.fetch(Template(f"SELECT a, b, kind, weight FROM ({LIMIT}) limited").substitute(numbers()))
+        return named_pairs(rows, engine.fetch("SELECT image_id, item_id, view FROM pictures ORDER BY picture"))
 
 
 def pandas_pairs(folder: Path) -> pd.DataFrame:
@@ -187,7 +198,7 @@ def _pandas_co_click(events: pd.DataFrame, views: pd.DataFrame) -> pd.DataFrame:
 def run_side(side: str, folder: Path, memory_gb: float) -> None:
     """One side, in this process: write its pairs and what they cost."""
     if side == "duckdb":
-        pq.write_table(duckdb_pairs(folder, memory_gb), folder / "pairs-duckdb.parquet")
+        pq.write_table(duckdb_pairs(folder, memory_gb), folder / "pairs-duckdb.parquet", store_schema=False)
     else:
         pandas_pairs(folder).to_parquet(folder / "pairs-pandas.parquet", index=False)
     usage = resource.getrusage(resource.RUSAGE_SELF)

@@ -1,6 +1,7 @@
 """Where the SQL of pairing runs: DuckDB in bounded memory, or Spark where a click log outgrows one machine.
 
-An engine reads Parquet files and Arrow tables as views and runs the same text; both know `unix_micros(moment)`.
+An engine reads Parquet files and Arrow tables as views and runs the same text; both know `unix_micros(moment)` and
+`hash64(text)`, whose values differ between engines: it is for telling texts apart.
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ class DuckDB:
             }
         )
         self._connection.execute("CREATE MACRO unix_micros(moment) AS epoch_us(moment)")
+        self._connection.execute("CREATE MACRO hash64(text) AS hash(text)")
 
     def add_parquet(self, name: str, path: Path) -> None:
         """See `Engine`."""
@@ -99,6 +101,7 @@ class Spark:
         self._database = f"onevision_{uuid4().hex}"
         self._session.sql(f"CREATE DATABASE {self._database}")
         self._session.sql(f"USE {self._database}")
+        self._session.sql("CREATE TEMPORARY FUNCTION hash64(text STRING) RETURNS BIGINT RETURN xxhash64(text)")
 
     def add_parquet(self, name: str, path: Path) -> None:
         """See `Engine`."""

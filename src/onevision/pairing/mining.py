@@ -5,6 +5,9 @@ The statements are plain SQL (CTEs, joins, window functions, MD5, GREATEST): the
 They read the views `items`, `images`, `users`, `events` with times as integer microseconds, `categories`, and, for
 pairs, `pictures` (see `splits.py`). `$name` stands for a number. A split is a number in SQL: 0 train, 1 validation,
 2 test. Whatever picks "the first" orders by (ts, event_id): ties cannot differ.
+
+Pairs are made of numbers, which engines join and group several times faster than text: a picture's and an item's
+stand in the order of their ids, a kind's is its place in `KINDS`.
 """
 
 from __future__ import annotations
@@ -83,111 +86,120 @@ WHERE p.split <= s.split
 """
 """The queries, without those whose picture (or a near copy of it) is a query of a later split."""
 
+KINDS = ("co_click", "query_cart", "query_click", "query_order", "same_item")
+CO_CLICKED, QUERY_CART, QUERY_CLICK, QUERY_ORDER, SAME = range(len(KINDS))
+
+NUMBERED_ITEMS = """
+CREATE TABLE numbered_items AS
+SELECT i.item_id, i.created_at, c.category_id AS leaf, c.parent_id AS parent,
+  CAST(ROW_NUMBER() OVER (ORDER BY i.item_id) - 1 AS INT) AS item
+FROM items i LEFT JOIN categories c ON i.category_id = c.category_id
+"""
+"""The items by number, with what the rules ask of them."""
+
+ACTS = """
+CREATE TABLE acts AS
+SELECT p.picture, i.item, e.ts, e.honest,
+  CAST(CASE e.event_type WHEN 'order' THEN 3 WHEN 'cart' THEN 2 ELSE 1 END AS INT) AS strength,
+  hash64(COALESCE(e.query_id, CONCAT(e.user_id, '/', CAST(FLOOR(e.ts / 86400000000) AS BIGINT)))) AS visit
+FROM log e
+JOIN numbered_items i ON e.item_id = i.item_id
+LEFT JOIN pictures p ON e.query_image_id = p.image_id
+WHERE e.split = 0 AND e.event_type <> 'impression'
+"""
+"""Clicks, carts and orders of the training days: with which picture, of which item, in which visit. A visit is a
+search, or outside search what one user does on one day."""
+
 SAME_ITEM = f"""
 WITH views AS (
-  SELECT image_id, item_id, view FROM (
-    SELECT image_id, item_id, view, ROW_NUMBER() OVER (
-      PARTITION BY item_id ORDER BY {VIEW_ORDER}, MD5(CONCAT(image_id, '|$seed')), image_id) AS n
-    FROM pictures WHERE item_id IS NOT NULL AND seen < $train_end) numbered
+  SELECT picture, item FROM (
+    SELECT picture, item, ROW_NUMBER() OVER (
+      PARTITION BY item ORDER BY {VIEW_ORDER}, MD5(CONCAT(image_id, '|$seed')), picture) AS n
+    FROM pictures WHERE item IS NOT NULL AND seen < $train_end) numbered
   WHERE n <= $max_views
 )
-SELECT a.image_id AS image_a, b.image_id AS image_b, a.item_id AS item_a, b.item_id AS item_b,
-  a.view AS view_a, b.view AS view_b, 'same_item' AS kind, CAST($same_item_weight AS DOUBLE) AS weight, TRUE AS honest
-FROM views a JOIN views b ON a.item_id = b.item_id AND a.image_id < b.image_id
+SELECT a.picture AS a, b.picture AS b, {SAME} AS kind, CAST($same_item_weight AS DOUBLE) AS weight, TRUE AS honest
+FROM views a JOIN views b ON a.item = b.item AND a.picture < b.picture
 """
 """Two views of one item. Of items with very many pictures, $max_views (catalogue first) keep the join bounded."""
 
-QUERY_ITEM = """
-WITH acts AS (
-  SELECT query_image_id AS image_id, item_id, MAX(
-    CASE event_type WHEN 'order' THEN 3 WHEN 'cart' THEN 2 ELSE 1 END + CASE WHEN honest THEN 4 ELSE 0 END) AS best
-  FROM log
-  WHERE split = 0 AND query_image_id IS NOT NULL AND event_type <> 'impression'
-  GROUP BY query_image_id, item_id
-), strongest AS (
-  SELECT image_id, item_id, best > 4 AS honest, best % 4 AS strength FROM acts
+QUERY_ITEM = f"""
+WITH strongest AS (
+  SELECT picture, item, MAX(strength + CASE WHEN honest THEN 4 ELSE 0 END) AS best
+  FROM acts WHERE picture IS NOT NULL GROUP BY picture, item
 )
-SELECT p.image_id AS image_a, v.image_id AS image_b, p.item_id AS item_a, v.item_id AS item_b,
-  p.view AS view_a, v.view AS view_b,
-  CASE s.strength WHEN 3 THEN 'query_order' WHEN 2 THEN 'query_cart' ELSE 'query_click' END AS kind,
-  CAST(CASE s.strength WHEN 3 THEN $order_weight WHEN 2 THEN $cart_weight ELSE $click_weight END AS DOUBLE)
+SELECT s.picture AS a, v.picture AS b,
+  CASE s.best % 4 WHEN 3 THEN {QUERY_ORDER} WHEN 2 THEN {QUERY_CART} ELSE {QUERY_CLICK} END AS kind,
+  CAST(CASE s.best % 4 WHEN 3 THEN $order_weight WHEN 2 THEN $cart_weight ELSE $click_weight END AS DOUBLE)
     * CASE v.view WHEN 'main' THEN 1.0 ELSE 0.5 END AS weight,
-  s.honest AS honest
+  s.best > 4 AS honest
 FROM strongest s
-JOIN pictures p ON s.image_id = p.image_id
-JOIN pictures v ON s.item_id = v.item_id AND v.catalogue AND v.seen < $train_end
-WHERE p.image_id <> v.image_id
+JOIN pictures v ON s.item = v.item AND v.catalogue AND v.seen < $train_end
+WHERE s.picture <> v.picture
 """
 """The photo searched with and each catalogue view of an item clicked, put in the cart or ordered, once, under the
 strongest of the three. Views other than the main one weigh half: the click was on the main picture."""
 
 CO_CLICK = f"""
 WITH clicks AS (
-  SELECT COALESCE(query_id, CONCAT(user_id, '/', CAST(FLOOR(ts / 86400000000) AS BIGINT))) AS visit,
-    item_id, honest, MIN(ts) AS ts
-  FROM log WHERE split = 0 AND event_type = 'click' GROUP BY 1, 2, 3
+  SELECT visit, item, honest, MIN(ts) AS ts FROM acts WHERE strength = 1 GROUP BY visit, item, honest
 ), numbered AS (
-  SELECT visit, item_id, honest,
-    ROW_NUMBER() OVER (PARTITION BY visit, honest ORDER BY ts, item_id) AS n,
+  SELECT visit, item, honest,
+    ROW_NUMBER() OVER (PARTITION BY visit, honest ORDER BY ts, item) AS n,
     COUNT(*) OVER (
-      PARTITION BY visit, honest ORDER BY ts, item_id ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING) AS size
+      PARTITION BY visit, honest ORDER BY ts, item ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING) AS size
   FROM clicks
 ), visits AS (
-  SELECT visit, item_id, honest, LEAST(size, $max_views) AS size FROM numbered WHERE n <= $max_views
+  SELECT visit, item, honest, LEAST(size, $max_views) AS size FROM numbered WHERE n <= $max_views
 ), popularity AS (
-  SELECT item_id, COUNT(*) AS visits FROM visits WHERE honest GROUP BY item_id
+  SELECT item, COUNT(*) AS visits FROM visits WHERE honest GROUP BY item
 ), together AS (
-  SELECT a.item_id AS item_a, b.item_id AS item_b,
+  SELECT a.item AS item_a, b.item AS item_b,
     SUM(CASE WHEN a.honest THEN CAST(FLOOR(1000000 / (a.size - 1)) AS BIGINT) ELSE 0 END) AS millionths
-  FROM visits a JOIN visits b ON a.visit = b.visit AND a.honest = b.honest AND a.item_id < b.item_id
-  GROUP BY a.item_id, b.item_id
+  FROM visits a JOIN visits b ON a.visit = b.visit AND a.honest = b.honest AND a.item < b.item
+  GROUP BY a.item, b.item
 ), faces AS (
-  SELECT item_id, image_id, view FROM (
-    SELECT item_id, image_id, view, ROW_NUMBER() OVER (PARTITION BY item_id ORDER BY {VIEW_ORDER}, image_id) AS n
-    FROM pictures WHERE catalogue AND item_id IS NOT NULL AND seen < $train_end) ordered
+  SELECT item, picture FROM (
+    SELECT item, picture, ROW_NUMBER() OVER (PARTITION BY item ORDER BY {VIEW_ORDER}, picture) AS n
+    FROM pictures WHERE catalogue AND item IS NOT NULL AND seen < $train_end) ordered
   WHERE n = 1
 )
-SELECT fa.image_id AS image_a, fb.image_id AS image_b, t.item_a AS item_a, t.item_b AS item_b,
-  fa.view AS view_a, fb.view AS view_b, 'co_click' AS kind,
+SELECT fa.picture AS a, fb.picture AS b, {CO_CLICKED} AS kind,
   COALESCE(CAST($co_click_weight AS DOUBLE) * t.millionths / 1000000 / SQRT(pa.visits * pb.visits), 0.0) AS weight,
   t.millionths > 0 AS honest
 FROM together t
-JOIN faces fa ON t.item_a = fa.item_id
-JOIN faces fb ON t.item_b = fb.item_id
-LEFT JOIN popularity pa ON t.item_a = pa.item_id
-LEFT JOIN popularity pb ON t.item_b = pb.item_id
+JOIN faces fa ON t.item_a = fa.item
+JOIN faces fb ON t.item_b = fb.item
+LEFT JOIN popularity pa ON t.item_a = pa.item
+LEFT JOIN popularity pb ON t.item_b = pb.item
 """
-"""ItemCF: items clicked in one search, or outside search by one user on one day, by the cosine of their visits; a
-visit of n items counts 1/(n-1). Sums are of integers, so that the order of adding cannot change a bit."""
+"""ItemCF: items clicked in one visit, by the cosine of their visits; a visit of n items counts 1/(n-1). Sums are of
+integers, so that the order of adding cannot change a bit."""
 
 CATEGORY_AGREEMENT = """
-WITH paths AS (
-  SELECT i.item_id, i.category_id AS leaf, c.parent_id AS parent
-  FROM items i JOIN categories c ON i.category_id = c.category_id
-)
 SELECT p.* FROM $source p
-LEFT JOIN paths a ON p.item_a = a.item_id
-LEFT JOIN paths b ON p.item_b = b.item_id
-WHERE p.item_a IS NULL OR a.leaf = b.leaf OR a.parent = b.parent
+JOIN pictures a ON p.a = a.picture
+JOIN pictures b ON p.b = b.picture
+LEFT JOIN numbered_items i ON a.item = i.item
+LEFT JOIN numbered_items j ON b.item = j.item
+WHERE a.item IS NULL OR i.leaf = j.leaf OR i.parent = j.parent
 """
 """Both items in one leaf, or in leaves of one parent; a photo of something unknown cannot disagree."""
 
 NEAR_DUPLICATE = """
 WITH collapsed AS (
-  SELECT a.representative AS image_a, p.image_b, p.item_a, p.item_b, f.view AS view_a, p.view_b, p.kind, p.weight,
-    p.honest, p.image_a AS original
+  SELECT a.representative AS a, p.b, p.kind, p.weight, p.honest, p.a AS original
   FROM $source p
-  JOIN pictures a ON p.image_a = a.image_id
-  JOIN pictures f ON a.representative = f.image_id
-  JOIN pictures b ON p.image_b = b.image_id
-  WHERE b.representative = p.image_b AND a.representative <> p.image_b
+  JOIN pictures a ON p.a = a.picture
+  JOIN pictures b ON p.b = b.picture
+  WHERE b.representative = p.b AND a.representative <> p.b
 ), numbered AS (
   SELECT *, ROW_NUMBER() OVER (
-    PARTITION BY kind, LEAST(image_a, image_b), GREATEST(image_a, image_b)
-    ORDER BY honest DESC, weight DESC, CASE WHEN original = image_a THEN 0 ELSE 1 END, original) AS n
+    PARTITION BY kind, LEAST(a, b), GREATEST(a, b)
+    ORDER BY honest DESC, weight DESC, CASE WHEN original = a THEN 0 ELSE 1 END, original) AS n
   FROM collapsed
 )
-SELECT image_a, image_b, item_a, item_b, view_a, view_b, kind, weight, honest FROM numbered WHERE n = 1
+SELECT a, b, kind, weight, honest FROM numbered WHERE n = 1
 """
 """Near copies of one picture count as that picture: a pair of copies goes, and so does all but one of equal pairs."""
 
@@ -196,47 +208,56 @@ HONEST_USER = "SELECT p.* FROM $source p WHERE p.honest"
 
 KNOWN_ITEM = """
 SELECT p.* FROM $source p
-LEFT JOIN items a ON p.item_a = a.item_id
-JOIN items b ON p.item_b = b.item_id
-WHERE (p.item_a IS NULL OR a.created_at < $train_end) AND b.created_at < $train_end
+JOIN pictures a ON p.a = a.picture
+JOIN pictures b ON p.b = b.picture
+LEFT JOIN numbered_items i ON a.item = i.item
+JOIN numbered_items j ON b.item = j.item
+WHERE (a.item IS NULL OR i.created_at < $train_end) AND j.created_at < $train_end
 """
 """Items created at or after the end of training are held out."""
 
 TRAINING_PICTURE = """
 SELECT p.* FROM $source p
-JOIN pictures a ON p.image_a = a.image_id
-JOIN pictures b ON p.image_b = b.image_id
+JOIN pictures a ON p.a = a.picture
+JOIN pictures b ON p.b = b.picture
 WHERE a.split = 0 AND b.split = 0
 """
 """Pictures of held-out queries, and near copies of them, are held out."""
 
-LIMIT = """
-WITH ends AS (
-  SELECT kind, image_a, image_b, item_a AS item_id, item_b AS other, weight FROM $source WHERE kind = 'co_click'
+LIMIT = f"""
+WITH co_clicked AS (
+  SELECT p.kind, p.a, p.b, p.weight, a.item AS item_a, b.item AS item_b
+  FROM $source p
+  JOIN pictures a ON p.a = a.picture
+  JOIN pictures b ON p.b = b.picture
+  WHERE p.kind = {CO_CLICKED}
+), ends AS (
+  SELECT kind, a, b, weight, item_a AS item, item_b AS other FROM co_clicked
   UNION ALL
-  SELECT kind, image_a, image_b, item_b, item_a, weight FROM $source WHERE kind = 'co_click'
+  SELECT kind, a, b, weight, item_b, item_a FROM co_clicked
 ), over_limit AS (
-  SELECT DISTINCT kind, image_a, image_b FROM (
-    SELECT *, ROW_NUMBER() OVER (PARTITION BY item_id ORDER BY weight DESC, other) AS n FROM ends) ranked
+  SELECT DISTINCT kind, a, b FROM (
+    SELECT *, ROW_NUMBER() OVER (PARTITION BY item ORDER BY weight DESC, other) AS n FROM ends) ranked
   WHERE n > $max_co_click
 ), numbered AS (
   SELECT p.*, ROW_NUMBER() OVER (
-    PARTITION BY p.item_b ORDER BY
-      CASE WHEN (p.view_a IN ('main', 'sku')) <> (p.view_b IN ('main', 'sku')) THEN 0 ELSE 1 END,
-      MD5(CONCAT(p.image_a, '|', p.image_b, '|$seed')), p.image_a, p.image_b) AS n
-  FROM $source p WHERE p.kind = 'same_item'
+    PARTITION BY b.item ORDER BY
+      CASE WHEN (a.view IN ('main', 'sku')) <> (b.view IN ('main', 'sku')) THEN 0 ELSE 1 END,
+      MD5(CONCAT(a.image_id, '|', b.image_id, '|$seed')), p.a, p.b) AS n
+  FROM $source p
+  JOIN pictures a ON p.a = a.picture
+  JOIN pictures b ON p.b = b.picture
+  WHERE p.kind = {SAME}
 )
-SELECT image_a, image_b, item_a, item_b, view_a, view_b, kind, weight, honest FROM numbered
-WHERE n <= $max_same_item
+SELECT a, b, kind, weight, honest FROM numbered WHERE n <= $max_same_item
 UNION ALL
 SELECT p.* FROM $source p
-LEFT JOIN over_limit o ON p.kind = o.kind AND p.image_a = o.image_a AND p.image_b = o.image_b
-WHERE p.kind <> 'same_item' AND o.kind IS NULL
+LEFT JOIN over_limit o ON p.kind = o.kind AND p.a = o.a AND p.b = o.b
+WHERE p.kind <> {SAME} AND o.kind IS NULL
 """
 """At most so many pairs an item: the strongest co-clicks at both ends; of views those across shop and shopper first."""
 
 SOURCES = (SAME_ITEM, QUERY_ITEM, CO_CLICK)
-KINDS = ("same_item", "query_click", "query_cart", "query_order", "co_click")
 
 RULES = {
     "category": CATEGORY_AGREEMENT,

@@ -47,10 +47,12 @@ SELECT image_id, item_id, split, held_out FROM dated_pictures ORDER BY {VIEW_ORD
 
 SETTLED_PICTURES = """
 CREATE TABLE pictures AS
-SELECT d.image_id, d.item_id, d.view, d.catalogue, d.seen, s.split, s.representative
-FROM dated_pictures d JOIN settled s ON d.image_id = s.image_id
+SELECT d.image_id, d.item_id, d.view, d.catalogue, d.seen, s.split, s.picture, s.representative, i.item
+FROM dated_pictures d
+JOIN settled s ON d.image_id = s.image_id
+LEFT JOIN numbered_items i ON d.item_id = i.item_id
 """
-"""The pictures after `settled` moved near copies: their split, and the picture that stands for each."""
+"""The pictures by number, after `settled` moved near copies: their split, and the picture that stands for each."""
 
 
 @dataclass(frozen=True)

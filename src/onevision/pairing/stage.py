@@ -63,7 +63,7 @@ def _pair(engine: Engine, source: Snapshot, out: Path, config: PairingConfig, se
     start_artifact(out)
     write_json(out / "splits.json", split.iso())
     pq.write_table(queries, out / "queries.parquet")
-    pq.write_table(pairs, out / "image_pairs.parquet")
+    pq.write_table(pairs, out / "image_pairs.parquet", store_schema=False)  # text is read back as text
     pq.write_table(image_splits, out / "image_splits.parquet")
     finish_artifact(out, PAIRS_KIND, parents={"snapshot": source.artifact}, counts=counts)
     return StageReport(

@@ -16,7 +16,18 @@ from onevision.errors import ContractError
 from onevision.pairing.config import PairingConfig
 from onevision.pairing.duplicates import copy_groups, fingerprints, follow_held_out, representatives
 from onevision.pairing.engines import Engine
-from onevision.pairing.mining import KINDS, LOG, OFFENDERS, OUTCOMES, QUERIES, RULES, SEARCHES, SOURCES
+from onevision.pairing.mining import (
+    ACTS,
+    KINDS,
+    LOG,
+    NUMBERED_ITEMS,
+    OFFENDERS,
+    OUTCOMES,
+    QUERIES,
+    RULES,
+    SEARCHES,
+    SOURCES,
+)
 from onevision.pairing.splits import PICTURES, RANKED_PICTURES, SETTLED_PICTURES, SPLITS, TimeSplit, split_names
 
 MAX_VIEWS = 64
@@ -95,9 +106,11 @@ class PairTables:
         hashes, thumbnails = fingerprints(self._snapshot.images, ids)
         groups = copy_groups(hashes, thumbnails, ranked["item_id"].to_pylist(), self._bits)
         split = follow_held_out(split, held_out, groups)
-        stand_in = np.array(ids, dtype=object)[representatives(groups, split == 0)]
-        settled = {"image_id": ids, "split": split, "representative": pa.array(stand_in, pa.string())}
+        picture = np.argsort(np.argsort(np.array(ids, dtype=object))).astype(np.int32)
+        stand_in = picture[representatives(groups, split == 0)]
+        settled = {"image_id": ids, "picture": picture, "split": split, "representative": stand_in}
         self._engine.add_table("settled", pa.table(settled))
+        self._run(NUMBERED_ITEMS)
         self._run(SETTLED_PICTURES)
         pictures = self._fetch("SELECT image_id, split, catalogue FROM pictures")
         order = self._snapshot.table("images").select(["image_id"])
@@ -127,6 +140,7 @@ class PairTables:
         Returns:
             `image_pairs.parquet`, and for mining and then each rule, its name and the pairs of each kind left after it.
         """
+        self._run(ACTS)
         union = "\nUNION ALL\n".join(f"SELECT * FROM ({source}) mined" for source in SOURCES)
         self._run(f"CREATE TABLE pairs_0 AS {union}")
         steps = [("mined", self._kinds("pairs_0"))]
@@ -135,12 +149,13 @@ class PairTables:
             self._run(f"CREATE TABLE pairs_{step + 1} AS {sql}")
             self._run(f"DROP TABLE pairs_{step}")
             steps.append((rule, self._kinds(f"pairs_{step + 1}")))
-        columns = "image_a, image_b, item_a, item_b, view_a, view_b, kind, weight"
-        return self._fetch(f"SELECT {columns} FROM pairs_{len(RULES)} ORDER BY kind, image_a, image_b"), steps
+        rows = self._fetch(f"SELECT a, b, kind, weight FROM pairs_{len(RULES)} ORDER BY kind, a, b")
+        return named_pairs(rows, self._fetch("SELECT image_id, item_id, view FROM pictures ORDER BY picture")), steps
 
     def _kinds(self, table: str) -> dict[str, int]:
         rows = self._fetch(f"SELECT kind, COUNT(*) AS pairs FROM {table} GROUP BY kind")
-        return dict.fromkeys(KINDS, 0) | dict(zip(*(column.to_pylist() for column in rows.columns), strict=True))
+        found = dict(zip(*(column.to_pylist() for column in rows.columns), strict=True))
+        return {name: found.get(kind, 0) for kind, name in enumerate(KINDS)}
 
     def _item_lists(self, event_type: str, order: str, query_ids: list[str]) -> pa.Array:
         rows = self._fetch(
@@ -161,3 +176,20 @@ class PairTables:
 
     def _scalar(self, sql: str) -> Any:
         return self._fetch(sql).column(0)[0].as_py()
+
+
+def named_pairs(rows: pa.Table, pictures: pa.Table) -> pa.Table:
+    """Pairs as others read them, from those of numbers; text stands once, in dictionaries.
+
+    Args:
+        rows: `a`, `b`, `kind`, `weight`.
+        pictures: `image_id`, `item_id`, `view`, in the order of the pictures' numbers.
+    """
+    names = {name: pictures[name].combine_chunks().dictionary_encode() for name in ("image_id", "item_id", "view")}
+    columns = {
+        f"{name.removesuffix('_id')}_{end}": column.take(rows[end].combine_chunks())
+        for name, column in names.items()
+        for end in ("a", "b")
+    }
+    kind = pa.DictionaryArray.from_arrays(rows["kind"].combine_chunks().cast(pa.int32()), list(KINDS))
+    return pa.table(columns | {"kind": kind, "weight": rows["weight"]})
