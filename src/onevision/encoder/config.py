@@ -33,8 +33,9 @@ class EncoderConfig(Section):
     category_dropout: float = Field(
         0.15, ge=0.0, le=1.0, description="share of catalogue views that are trained without their category"
     )
-    augmentation: Literal["none", "flip-crop"] = Field(
-        "flip-crop", description="flip-crop mirrors and shifts training pictures, so that they are not learnt by heart"
+    augmentation: Literal["none", "affine"] = Field(
+        "affine",
+        description="affine mirrors, shifts, scales and turns training pictures, so that they are not learnt by heart",
     )
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="of training; auto: bf16 where CPU or GPU has it natively"

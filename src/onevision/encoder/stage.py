@@ -21,7 +21,7 @@ from onevision.code_version import code_hash
 from onevision.data.contract import CATALOGUE_VIEWS
 from onevision.data.images import decode_image, load_pixels
 from onevision.data.snapshot import Snapshot
-from onevision.encoder.augmentation import draw_moves, flip_crop
+from onevision.encoder.augmentation import draw_moves, move
 from onevision.encoder.config import EncoderConfig
 from onevision.encoder.distributed import Group, open_group, share_batch_norm, split_products, split_rows
 from onevision.encoder.lda import fit_lda
@@ -149,10 +149,11 @@ def _train_tower(
     def pooled(batch: Batch, rng: np.random.Generator) -> Tensor:
         bounds = split_products(batch.product, group.size)
         mine = group.share(bounds)
-        picture = pixels[position[batch.rows[mine]]]
-        if encoder.config.augmentation == "flip-crop":
-            picture = flip_crop(picture, draw_moves(len(batch.rows), encoder.image_size, rng).part(mine))
-        return group.gather(encoder.tower(torch.from_numpy(picture).to(group.device)).pooled, bounds)
+        picture = torch.from_numpy(pixels[position[batch.rows[mine]]]).to(group.device)
+        if encoder.config.augmentation == "affine":
+            moves = draw_moves(len(batch.rows), rng)[mine]
+            picture = move(picture, torch.from_numpy(moves).to(group.device))
+        return group.gather(encoder.tower(picture).pooled, bounds)
 
     known = _known(encoder, pictures)
     training = EncoderTraining(encoder, views, known, pictures.catalogue, pooled, seed=seed, group=group)

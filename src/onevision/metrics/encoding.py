@@ -13,6 +13,10 @@ from numpy.typing import ArrayLike, NDArray
 
 Codes = NDArray[np.integer]
 
+PERPLEXITY_SHARE = 0.5
+"""Below this share of its codes a level carries over one bit less than its size promises: half as many codes, used
+evenly, would do the same."""
+
 
 def prefix_ids(codes: Codes, length: int) -> NDArray[np.int64]:
     """Number of each row's prefix, (N,): equal prefixes get equal numbers, in lexicographic order from 0."""

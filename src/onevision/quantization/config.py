@@ -24,7 +24,10 @@ class QuantizationConfig(Section):
     learning_rate: float = Field(3e-3, gt=0)
     temperature: float = Field(0.1, gt=0, description="of soft codes, in units of the mean distance to the nearest key")
     agreement_weight: float = Field(1.0, ge=0, description="both views take the code of their mean")
-    usage_weight: float = Field(1.0, ge=0, description="soft codes are used alike; later levels weigh a third of it")
+    usage_weight: float = Field(4.0, ge=0, description="soft codes are used as evenly as the floor asks")
+    usage_floor: float = Field(
+        0.85, gt=0, le=1, description="perplexity that a level's soft codes are held to, as a share of its codes"
+    )
     commitment_weight: float = Field(0.5, ge=0, description="keys stay near the vectors that take them")
     dead_code_share: float = Field(
         0.05, ge=0, le=1, description="collapse alarm: the largest share of a level's codes that may be unused"

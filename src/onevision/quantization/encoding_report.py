@@ -16,6 +16,7 @@ import numpy as np
 from onevision.artifacts import write_json
 from onevision.errors import OneVisionError
 from onevision.metrics import Interval
+from onevision.metrics.encoding import PERPLEXITY_SHARE
 from onevision.quantization.config import QuantizationConfig
 from onevision.quantization.encoding import Encoding
 from onevision.quantization.encoding_inputs import EncodingData
@@ -38,9 +39,6 @@ LARGE_CATALOGUE = 20_000
 """Products from which an OPQ sub-space has 256 codes instead of 16."""
 VRQ_STEPS = 400
 DEAD_SHARE = 0.05
-PERPLEXITY_SHARE = 0.5
-"""Below this share of its codes a level carries over one bit less than its size promises: half as many codes, used
-evenly, would do the same."""
 
 
 def encoding_report(

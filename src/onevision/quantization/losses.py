@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -20,10 +22,15 @@ def code_agreement(log_u: Tensor, log_v: Tensor, code: Tensor) -> Tensor:
     return (F.nll_loss(log_u, code) + F.nll_loss(log_v, code)) / 2
 
 
-def usage(log_codes: Tensor) -> Tensor:
-    """Negative entropy of the mean of soft codes (N, K): least when all codes are used alike."""
+def usage(log_codes: Tensor, floor: float) -> Tensor:
+    """How far the entropy of the mean of soft codes (N, K) is below that of `floor` * K codes used alike; 0 above.
+
+    Agreement alone is easiest with everything on one code. A floor, and not the most even use: families of products are
+    not of one size.
+    """
     share = log_codes.exp().mean(0)
-    return (share * share.clamp_min(1e-9).log()).sum()
+    entropy = -(share * share.clamp_min(1e-9).log()).sum()
+    return (math.log(floor * len(share)) - entropy).clamp_min(0)
 
 
 def commitment(distances: Tensor, code: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from onevision.data.categories import CategoryTree
 from onevision.data.contract import CATALOGUE_VIEWS
 from onevision.data.snapshot import Snapshot
 from onevision.errors import OneVisionError
-from onevision.metrics.encoding import encoding_metrics, view_consistency
+from onevision.metrics.encoding import PERPLEXITY_SHARE, encoding_metrics, perplexity, view_consistency
 from onevision.quantization.config import QuantizationConfig
 from onevision.quantization.residual import ResidualKMeans, ResidualQuantizer
 from onevision.quantization.vrq import VRQ, ViewPairs
@@ -138,15 +138,18 @@ def check_collapse(quantizer: ResidualQuantizer, x: NDArray[np.float32], config:
     """Collapse alarm: fail if training pictures leave more than `dead_code_share` of a level's codes unused."""
     codes = quantizer.encode(x)
     warnings = []
+    evenly = perplexity(codes, quantizer.codebook_sizes)
     for level, size in enumerate(quantizer.codebook_sizes):
         used = len(np.unique(codes[:, level]))
         if size - used > config.dead_code_share * size:
             raise OneVisionError(
                 f"codebook collapse: level {level + 1} uses {used} of {size} codes. Lower its size "
-                "(quantization.codebook_sizes), or the weights of contrast and agreement, or train longer."
+                "(quantization.codebook_sizes) or quantization.agreement_weight, or raise quantization.usage_floor."
             )
         if used < size:
             warnings.append(f"level {level + 1} leaves {size - used} of {size} codes unused")
+        if evenly[level] < PERPLEXITY_SHARE * size:
+            warnings.append(f"level {level + 1} uses {size} codes like {evenly[level]:.1f} (perplexity)")
     return warnings
 
 

@@ -5,8 +5,9 @@ at residuals through a map A on the directions that views agree on (`view_map.py
 
     L = w_a agreement + w_u usage + w_c commitment
 
-The codebook C_l of such a level holds the mean residual of each code, so that nothing is lost to the levels that
-follow: residual k-means and OPQ over all directions. ADR 7 has what was measured against a learnt projection.
+A level learns from the pairs whose codes agree so far: views that have parted cannot meet again, and would teach it to
+put everything on few codes. The codebook C_l of such a level holds the mean residual of each code, so that nothing is
+lost to the levels that follow: residual k-means and OPQ over all directions. ADR 7 has what was measured.
 """
 
 from __future__ import annotations
@@ -26,8 +27,6 @@ from onevision.quantization.losses import code_agreement, commitment, soft_codes
 from onevision.quantization.residual import ResidualQuantizer
 from onevision.quantization.view_map import fit_view_map
 
-DEEPER_USAGE = 0.3
-"""Weight of the usage of levels after the first: their codes need not be used alike within every prefix."""
 RESTART_EVERY = 50
 """Steps after which keys that no view took are moved to a view."""
 
@@ -44,6 +43,11 @@ class ViewPairs:
     u: NDArray[np.int64]
     v: NDArray[np.int64]
     product: NDArray[np.int64]
+
+    def agreeing(self, codes: NDArray[np.int64]) -> ViewPairs:
+        """The pairs both of whose pictures have one code; codes (N,)."""
+        same = codes[self.u] == codes[self.v]
+        return ViewPairs(self.u[same], self.v[same], self.product[same])
 
 
 class VRQ(ResidualQuantizer):
@@ -83,13 +87,14 @@ class VRQ(ResidualQuantizer):
         for level in range(self.view_levels):
             seen = rest @ self.view_map
             keys = kmeans(seen, self.residual_sizes[level], iterations=config.kmeans_iterations, seed=seed + level)
-            if config.steps:
+            if config.steps and len(pairs.u):
                 keys = self._train_keys(seen, keys, pairs, level, np.random.default_rng([seed, level]))
             codes = nearest(seen, keys)[0]
             book = update(rest, codes, self.codebook(level))[0]
             self.get_buffer(f"key_{level}").copy_(keys)
             self.codebook(level).copy_(book)
             rest = rest - book[codes]
+            pairs = pairs.agreeing(codes.numpy())
         return self._fit_rest(rest, self.view_levels, iterations=config.kmeans_iterations, seed=seed)
 
     def _train_keys(
@@ -102,7 +107,6 @@ class VRQ(ResidualQuantizer):
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.steps)
         scale = nearest(seen, start)[1].mean().item()
         taken = torch.zeros(len(start), dtype=torch.long)
-        usage_weight = config.usage_weight * (DEEPER_USAGE if level else 1.0)
         for step in tqdm(range(config.steps), desc=f"vrq level {level + 1}", disable=None):
             rows = rng.integers(0, len(pairs.u), min(config.batch_size, len(pairs.u)))
             u, v = seen[pairs.u[rows]], seen[pairs.v[rows]]
@@ -111,7 +115,7 @@ class VRQ(ResidualQuantizer):
             log_u, log_v = (soft_codes(_distances(view, keys), config.temperature * scale) for view in (u, v))
             losses = {
                 "agreement": config.agreement_weight * code_agreement(log_u, log_v, code),
-                "usage": usage_weight * usage(torch.cat([log_u, log_v])),
+                "usage": config.usage_weight * usage(torch.cat([log_u, log_v]), config.usage_floor),
                 "commitment": config.commitment_weight * commitment(to_mean, code) / scale,
             }
             optimizer.zero_grad(set_to_none=True)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from onevision.checkpoint import Checkpoint
-from onevision.encoder.augmentation import draw_moves, flip_crop
+from onevision.encoder.augmentation import draw_moves, move
 from onevision.encoder.config import EncoderConfig
 from onevision.encoder.distributed import Group
 from onevision.encoder.model import Encoder
@@ -42,15 +42,15 @@ def train(path: Path, kill_at: int = 10**6, **options: Any) -> tuple[Encoder, Lo
         {0: (np.array([3]), np.array([1.0]))},
     )
     rows = PRODUCTS * VIEWS
-    pixels = np.random.default_rng(5).integers(0, 256, (rows, 32, 32, 3), dtype=np.uint8)
+    pixels = torch.from_numpy(np.random.default_rng(5).integers(0, 256, (rows, 32, 32, 3), dtype=np.uint8))
     drawn: list[int] = []
 
     def pooled(batch: Batch, rng: np.random.Generator) -> Tensor:
         if len(drawn) == kill_at:
             raise Killed
         drawn.append(int(batch.rows.sum()))
-        moved = flip_crop(pixels[batch.rows], draw_moves(len(batch.rows), 32, rng))
-        return encoder.tower(torch.from_numpy(moved)).pooled
+        moves = torch.from_numpy(draw_moves(len(batch.rows), rng))
+        return encoder.tower(move(pixels[batch.rows], moves)).pooled
 
     known = np.arange(rows) // VIEWS % 3
     group = Group(0, 1, torch.device("cpu"))

@@ -143,12 +143,21 @@ def test_losses_equal_their_formulas() -> None:
     assert code_agreement(log_u, log_v, code).item() == pytest.approx(agreement, rel=1e-5)
     assert commitment(u, code).item() == pytest.approx(taken, rel=1e-5)
     entropy = -sum(a * math.log(a) for a in share)
-    assert usage(torch.cat([log_u, log_v])).item() == pytest.approx(-entropy, rel=1e-5)
+    both = torch.cat([log_u, log_v])
+    assert usage(both, 1.0).item() == pytest.approx(math.log(4) - entropy, abs=1e-5)
+    assert usage(both, 0.5).item() == 0 < math.log(4) - entropy
 
 
-def test_usage_is_least_when_all_codes_are_used_alike() -> None:
+def test_usage_asks_for_more_codes_only_below_its_floor() -> None:
     alike, piled = torch.eye(4).clamp_min(1e-6).log(), torch.eye(4)[[0, 0, 0, 1]].clamp_min(1e-6).log()
-    assert usage(alike) < usage(piled)
+    assert usage(alike, 1.0) < usage(piled, 1.0)
+    assert usage(piled, 0.4) == 0 < usage(piled, 0.6)
+
+
+def test_a_deeper_level_learns_from_the_pairs_that_agree_so_far() -> None:
+    pairs = ViewPairs(np.array([0, 1, 2]), np.array([3, 4, 5]), np.array([7, 8, 9]))
+    left = pairs.agreeing(np.array([0, 1, 2, 0, 2, 2]))
+    assert (left.u.tolist(), left.v.tolist(), left.product.tolist()) == ([0, 2], [3, 5], [7, 9])
 
 
 def test_the_view_map_keeps_what_views_share_and_drops_where_they_differ() -> None:
@@ -180,6 +189,6 @@ def test_a_key_that_nothing_takes_is_moved_to_a_view() -> None:
 
 def test_a_collapsed_codebook_raises_the_alarm(baseline: ResidualKMeans) -> None:
     x, _ = shop()
-    assert isinstance(check_collapse(baseline, x, CONFIG), list)
+    assert check_collapse(baseline, x, CONFIG) == []
     with pytest.raises(OneVisionError, match="collapse: level 1 uses 1 of 8"):
         check_collapse(baseline, np.repeat(x[:1], 50, 0), CONFIG)
