@@ -160,7 +160,7 @@ def main() -> None:
         as_of = BEGIN + timedelta(days=DAYS, hours=1)
         _, seconds = timed(lambda: materialize(store, as_of))
         print(f"materialize {arguments.users:,} users: {seconds:.1f} CPU s")
-        online = OnlineFeatures(store, folder=repo, as_of=as_of)
+        online = OnlineFeatures(store, as_of=as_of)
         latencies = online_latencies(online, arguments.users)
         p50, p99 = np.percentile(latencies, [50, 99])
         print(f"online read of one user's five views, SQLite: p50 {p50:.3f} ms, p99 {p99:.3f} ms")
