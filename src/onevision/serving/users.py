@@ -11,9 +11,15 @@ import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Protocol
 
+from onevision.data.store import cached_download, is_remote
+from onevision.errors import SettingError
 from onevision.features.definitions import UserSequences
+from onevision.features.online import OnlineFeatures
+from onevision.features.shared import SharedFeatures
+from onevision.features.targets import PRODUCTION, VARIABLE, chosen_target
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +31,29 @@ class Sequences(Protocol):
 
     def sequences(self, user_id: str, at: datetime | None = None) -> UserSequences:
         """A user's sequences, empty for a stranger."""
+
+
+def open_users(features: str | None) -> Sequences | None:
+    """The user store that the environment and the command line name, after a first read (the slow one).
+
+    Args:
+        features: a `features` artifact, a folder or gs://bucket/prefix, which carries a store of its own.
+
+    Returns:
+        the shared store where FEATURE_STORE is `production`, the artifact's, or None: everybody is a cold user.
+
+    Raises:
+        SettingError: both are named.
+    """
+    if chosen_target() == PRODUCTION:
+        if features:
+            raise SettingError(f"{VARIABLE} is {PRODUCTION}: servers read the shared store, so leave --features out")
+        return SharedFeatures()
+    if not features:
+        return None
+    users = OnlineFeatures.open(cached_download(features) if is_remote(features) else Path(features))
+    users.sequences("")
+    return users
 
 
 class UserLookup:
