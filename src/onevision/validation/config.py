@@ -17,6 +17,8 @@ class ValidationConfig(Section):
     max_image_pixels: int = Field(50_000_000, ge=1, description="larger pictures are quarantined undecoded")
     image_sample: float = Field(1.0, gt=0, le=1, description="share of the pictures that are decoded to check them")
 
+    memory_gb: float = Field(2.0, ge=0.5, description="DuckDB spills to disk beyond so much memory")
+
     # The nightly refresh: the newest day against those before it. Beyond these the night stops; halfway it warns.
     history_days: int = Field(7, ge=1, description="days that the newest one is compared with")
     min_volume: float = Field(0.2, gt=0, le=1, description="least events, searches and users, as a share of the usual")
