@@ -26,6 +26,9 @@ class ValidationConfig(Section):
     max_click_through: float = Field(4.0, ge=1, description="factor by which click-through may change, up or down")
     max_null_change: float = Field(0.3, ge=0, le=1, description="rise of the share of rows without an optional field")
     max_category_shift: float = Field(0.6, ge=0, le=1, description="total variation distance of clicks by category")
+    max_code_psi: float = Field(
+        2.0, ge=0, description="population stability index of clicks by the champion's first code"
+    )
     max_unknown_items: float = Field(0.2, ge=0, le=1, description="share of the day's events on items of no table")
     max_items_gone: float = Field(0.3, ge=0, le=1, description="share of the champion's items that are gone")
     max_items_new: float = Field(0.5, ge=0, description="new items, as a share of the champion's")
