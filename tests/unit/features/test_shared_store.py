@@ -8,7 +8,6 @@ from datetime import timedelta
 import pyarrow.parquet as pq
 import pytest
 from feature_event_log import AS_OF, BEGIN, USER_IDS, expected, random_log, write_log
-from support.redis_server import redis_server
 
 from onevision.data.contract import USERS
 from onevision.errors import ArtifactError, SettingError
@@ -35,16 +34,6 @@ def artifact(folder, rows, as_of=AS_OF, without=None):
         (snapshot / "manifest.json").write_text(json.dumps(manifest))
     run(snapshot=snapshot, pairs=pairs, out=folder / "out", config=CONFIG, seed=7)
     return folder / "out"
-
-
-@pytest.fixture
-def production(tmp_path, monkeypatch):
-    """The environment of the target on an empty Redis and a SQLite registry; its address."""
-    with redis_server(tmp_path) as address:
-        monkeypatch.setenv("FEATURE_STORE", "production")
-        monkeypatch.setenv("FEATURE_STORE_REDIS", f"{address},socket_timeout=2")
-        monkeypatch.setenv("FEATURE_STORE_REGISTRY", f"sqlite:///{tmp_path}/registry.db")
-        yield address
 
 
 @pytest.fixture(scope="module")
