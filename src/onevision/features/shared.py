@@ -17,6 +17,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from onevision.artifacts import Artifact
 from onevision.errors import ArtifactError, SettingError
 from onevision.features.definitions import UserSequences
 from onevision.features.online import REPOSITORY, OnlineFeatures, open_features
@@ -53,12 +54,25 @@ def publish_features(features: Path) -> Publication:
     before stays until the next, for servers that have not looked yet.
 
     Raises:
-        SettingError: the environment does not name the target `production`, or not all of its addresses.
+        SettingError: the environment does not name the target `production`, or not all of its addresses, or nobody
+            answers there.
         ArtifactError: no whole features artifact.
     """
     if chosen_target() != PRODUCTION:
         raise SettingError(f"{VARIABLE} is not {PRODUCTION}: a local features artifact carries its own online store")
     artifact = open_features(features)
+    require_feast()
+    from redis.exceptions import RedisError
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        return _publish(artifact)
+    except (RedisError, SQLAlchemyError) as error:
+        where = "FEATURE_STORE_REDIS and FEATURE_STORE_REGISTRY"
+        raise SettingError(f"the shared store that {where} name cannot be filled: {error}") from error
+
+
+def _publish(artifact: Artifact) -> Publication:
     as_of = datetime.fromisoformat(artifact.extra["as_of"])
     project = f"onevision_{as_of:%Y%m%dT%H%M%S}_{artifact.identity[:12]}"
     new = Publication(project, as_of.isoformat(), artifact.identity)

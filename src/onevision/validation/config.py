@@ -27,7 +27,7 @@ class ValidationConfig(Section):
     max_null_change: float = Field(0.3, ge=0, le=1, description="rise of the share of rows without an optional field")
     max_category_shift: float = Field(0.6, ge=0, le=1, description="total variation distance of clicks by category")
     max_code_psi: float = Field(
-        2.0, ge=0, description="population stability index of clicks by the champion's first code"
+        2.0, ge=0, description="population stability index of what is clicked, by the champion's first code"
     )
     max_unknown_items: float = Field(0.2, ge=0, le=1, description="share of the day's events on items of no table")
     max_items_gone: float = Field(0.3, ge=0, le=1, description="share of the champion's items that are gone")

@@ -184,13 +184,18 @@ class DayCheck:
             yield Measure("price level", ratio, 1.0, (1 / factor, factor), (factor**-0.5, factor**0.5))
 
     def _code_usage(self) -> Iterator[Measure]:
-        """How far the day's clicks moved over the first codes of the champion's items."""
+        """How far clicks moved over the first codes of the champion's items; a shopper's count once a code and day."""
         file = str(self.catalogue).replace("'", "''")
         rows = self._rows(
             f"""
-            SELECT COUNT(*) FILTER (e.ts > {{today}}), COUNT(*) FILTER (e.ts <= {{today}})
-            FROM left_events e JOIN read_parquet('{file}') c ON c.item_id = e.item_id
-            WHERE e.event_type = 'click' AND e.ts > {{since}} GROUP BY c.sid[1]
+            SELECT COUNT(*) FILTER (day > {{today}}), COUNT(*) FILTER (day <= {{today}})
+            FROM (
+              SELECT c.sid[1] AS code, e.user_id, MAX(e.ts) AS day
+              FROM left_events e JOIN read_parquet('{file}') c ON c.item_id = e.item_id
+              WHERE e.event_type = 'click' AND e.ts > {{since}}
+              GROUP BY code, e.user_id, e.ts > {{today}}, DATE_TRUNC('day', e.ts)
+            )
+            GROUP BY code
             """
         )
         today, before = [row[0] for row in rows], [row[1] for row in rows]

@@ -143,6 +143,22 @@ def test_a_missing_or_unknown_setting_is_named(first, monkeypatch):
         SharedFeatures()
 
 
+@pytest.mark.parametrize(
+    ("variable", "address"),
+    [
+        ("FEATURE_STORE_REDIS", "127.0.0.1:1,password=secret"),
+        ("FEATURE_STORE_REGISTRY", "postgresql://user:secret@127.0.0.1:1/shop"),
+    ],
+)
+def test_a_store_that_does_not_answer_is_a_clear_error_without_its_password(
+    production, first, monkeypatch, variable, address
+):
+    monkeypatch.setenv(variable, address)
+    with pytest.raises(SettingError, match=r"cannot be filled: (.|\n)*refused") as raised:
+        publish_features(first)
+    assert "secret" not in str(raised.value)
+
+
 def test_a_password_may_hold_any_character(monkeypatch):
     monkeypatch.setenv("FEATURE_STORE_REDIS", "host:6379,password=a: #'\"{b}$c")
     monkeypatch.setenv("FEATURE_STORE_REGISTRY", "postgresql://u:p%40@host/db")
