@@ -31,7 +31,7 @@ def champion(tmp_path: Path) -> Path:
     items = make_tables()[0]["items"]
     path = start_artifact(tmp_path / "champion")
     (path / "semantic_ids").mkdir()
-    sids = pa.array([[n // 6, n % 6] for n in range(len(items))])
+    sids = pa.array([[n // 12, n % 12] for n in range(len(items))])
     catalogue = items.select(["item_id", "price"]).append_column("sid", sids)
     pq.write_table(catalogue, path / "semantic_ids" / "items.parquet")
     return finish_artifact(path, "bundle").path
