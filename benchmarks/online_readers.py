@@ -25,6 +25,8 @@ from support.redis_server import redis_server
 __all__ = ["measure", "open_readers", "redis_server", "show"]
 
 Reader = Callable[[str], Any]
+WARM_UP = 50
+"""Reads that are not counted: they open connections and fill caches."""
 
 
 def open_readers(
@@ -71,17 +73,21 @@ def _json_texts(redis: str, online: OnlineFeatures, users: list[str]) -> Reader:
 
 
 def measure(readers: dict[str, Reader], users: list[str], reads: int) -> dict[str, dict[str, float]]:
-    """Milliseconds of single reads, the readers in turn so that all meet the same machine; and CPU of this process."""
-    asked = np.random.default_rng(9).choice(users, reads + 50).tolist()
+    """Milliseconds of single reads and CPU of this process; a store's readers in turn, so that all meet one machine.
+
+    One store after the other: Feast keeps the objects of one registry at hand, and a process serves one.
+    """
+    asked = np.random.default_rng(9).choice(users, reads + WARM_UP).tolist()
     wall: dict[str, list[float]] = {name: [] for name in readers}
     cpu = dict.fromkeys(readers, 0.0)
-    for n, user in enumerate(asked):
-        for name, read in readers.items():
-            started, worked = time.perf_counter(), time.process_time()
-            read(user)
-            if n >= 50:  # the first ones warm connections and caches
-                wall[name].append(1e3 * (time.perf_counter() - started))
-                cpu[name] += 1e3 * (time.process_time() - worked) / reads
+    for store in ("SQLite", "Redis"):
+        for n, user in enumerate(asked):
+            for name in (name for name in readers if name.startswith(store)):
+                started, worked = time.perf_counter(), time.process_time()
+                readers[name](user)
+                if n >= WARM_UP:
+                    wall[name].append(1e3 * (time.perf_counter() - started))
+                    cpu[name] += 1e3 * (time.process_time() - worked) / reads
     found = {}
     for name, times in wall.items():
         p50, p99 = np.percentile(times, [50, 99])
