@@ -25,9 +25,11 @@ log = logging.getLogger(__name__)
 
 
 class Sequences(Protocol):
-    """A user store; `onevision.features.online.OnlineFeatures` is one."""
+    """A user store: `OnlineFeatures` of an artifact, or `SharedFeatures`."""
 
-    as_of: datetime
+    @property
+    def as_of(self) -> datetime:
+        """The date of its sequences; that of a shared store moves on."""
 
     def sequences(self, user_id: str, at: datetime | None = None) -> UserSequences:
         """A user's sequences, empty for a stranger."""
