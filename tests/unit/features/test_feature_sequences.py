@@ -102,11 +102,10 @@ def sources(folder):
     return {path.name: path.read_bytes() for path in sorted((folder / "data").iterdir())}
 
 
-@pytest.mark.parametrize("seed", [5, 6])
-def test_a_month_of_nights_gives_the_bytes_of_one_computation_though_events_come_late(tmp_path, seed):
-    """Each night a third of the newest day is missing; it comes the night after, and some of it much later."""
-    rng = np.random.default_rng(seed)
-    rows = random_log(seed)
+def test_ten_nights_give_the_bytes_of_one_computation_though_events_come_late(tmp_path):
+    """Three events in ten come a night late or three nights late."""
+    rng = np.random.default_rng(5)
+    rows = random_log(5)
     delivered = [r["ts"] + timedelta(days=int(rng.choice([0, 1, 3], p=[0.7, 0.2, 0.1]))) for r in rows]
     earlier = None
     for night in range(1, 11):
