@@ -10,7 +10,7 @@ ENGINE ?= $(shell command -v podman || command -v docker)
 # uv takes a local wheel folder (for a CPU build of torch, say) by another variable than pip does.
 UV := $(if $(PIP_FIND_LINKS),UV_FIND_LINKS="$(PIP_FIND_LINKS)") $(BIN)/uv
 
-.PHONY: help setup demo smoke test test-fast lint format compile manifests-check images bench bench-pairing bench-quantizer bench-decoding bench-serving lock
+.PHONY: help setup demo smoke test test-fast lint format compile manifests-check images bench bench-pairing bench-quantizer bench-decoding bench-serving bench-features bench-validation lock
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -74,6 +74,12 @@ bench-decoding: setup ## constrained beam search beside transformers' generate: 
 
 bench-serving: setup ## the server under open-loop load, with batching and without (two minutes, after a demo or smoke run)
 	$(BIN)/python benchmarks/bench_serving.py
+
+bench-features: setup ## user sequences: the point-in-time join, and reading a user from SQLite and Redis (a minute)
+	$(BIN)/python benchmarks/bench_features.py --events 500000 --users 10000 --queries 50000 --out docs/results/features.json
+
+bench-validation: setup ## a log of 10 million events beside Great Expectations on pandas (three minutes, 5 GB)
+	$(BIN)/python benchmarks/bench_validation.py --out docs/results/validation.json
 
 lock: setup ## resolve the dependencies again
 	$(UV) pip compile --quiet pyproject.toml --all-extras --no-header --no-annotate \

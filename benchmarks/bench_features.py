@@ -1,9 +1,11 @@
-"""User sequences: building them, joining them to queries beside a raw DuckDB ASOF join, and reading one user online.
+"""User sequences: building them, joining them to queries beside a raw DuckDB ASOF join, and reading one user online,
+from SQLite and from a Redis that is started here, beside Feast's own call and redis-py.
 
-Run: python benchmarks/bench_features.py [--events 1000000] [--users 20000] [--queries 100000]
+Run: python benchmarks/bench_features.py [--events 1000000] [--users 20000] [--queries 100000] [--out FILE]
 """
 
 import argparse
+import json
 import resource
 import sys
 import tempfile
@@ -17,13 +19,13 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from online_readers import measure, open_readers, redis_server, show
 
 from onevision.data.contract import EVENTS, IMAGES, TIMESTAMP, USERS
 from onevision.features.config import FeaturesConfig
 from onevision.features.definitions import EVENT_TIMESTAMP, PROFILE, SEGMENT, SEQUENCES, USER_KEY, source_file
 from onevision.features.history import historical_rows
-from onevision.features.online import OnlineFeatures
-from onevision.features.repository import materialize, open_store, require_feast, write_repository
+from onevision.features.repository import open_store, require_feast, write_repository
 from onevision.features.sequences import write_sources
 
 BEGIN = datetime(2025, 3, 1, tzinfo=UTC)
@@ -115,20 +117,13 @@ def timed(function: Callable[[], Any], clock: Callable[[], float] = time.process
     return result, clock() - started
 
 
-def online_latencies(online: OnlineFeatures, users: int, reads: int = 2000) -> np.ndarray:
-    """Milliseconds of each read of one random user."""
-    rng = np.random.default_rng(9)
-    asked = [f"user-{k:07d}" for k in rng.integers(0, users, size=reads)]
-    for user in asked[:50]:
-        online.sequences(user)
-    return np.array([timed(lambda user=user: online.sequences(user), time.perf_counter)[1] * 1e3 for user in asked])
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--events", type=int, default=1_000_000)
     parser.add_argument("--users", type=int, default=20_000)
     parser.add_argument("--queries", type=int, default=100_000)
+    parser.add_argument("--reads", type=int, default=2000, help="of one user each, from every store")
+    parser.add_argument("--out", type=Path, help="JSON file for the figures")
     arguments = parser.parse_args()
     config = FeaturesConfig()
     with tempfile.TemporaryDirectory() as scratch:
@@ -137,16 +132,16 @@ def main() -> None:
         queries = make_queries(arguments.queries, arguments.users)
         repo = folder / "feature_repo"
         write_repository(repo, config)
-        rows, seconds = timed(lambda: write_sources(folder, repo, config))
+        rows, source_seconds = timed(lambda: write_sources(folder, repo, config))
         megabytes = sum(f.stat().st_size for f in (repo / "data").iterdir()) / 1e6
         print(
-            f"sources: {arguments.events:,} events -> {sum(rows.values()):,} rows, {megabytes:.0f} MB: {seconds:.2f} s"
+            f"sources: {arguments.events:,} events -> {sum(rows.values()):,} rows, {megabytes:.0f} MB: "
+            f"{source_seconds:.2f} CPU s"
         )
         print(f"  peak memory so far {peak_memory():.0f} MB")
-        _, seconds = timed(require_feast)
-        print(f"import feast: {seconds:.1f} CPU s")
-        store, seconds = timed(lambda: open_store(repo, folder))
-        print(f"apply the definitions: {seconds:.2f} CPU s")
+        _, importing = timed(require_feast)
+        store, applying = timed(lambda: open_store(repo, folder))
+        print(f"import feast: {importing:.1f} CPU s; apply the definitions: {applying:.2f} CPU s")
         peer, peer_seconds = timed(lambda: asof_join(repo, queries, config))
         print(f"join {queries.num_rows:,} queries, DuckDB ASOF: {peer_seconds:.2f} CPU s; peak {peak_memory():.0f} MB")
         ours, seconds = timed(lambda: historical_rows(store, queries))
@@ -158,13 +153,24 @@ def main() -> None:
         same = mine.sort_by("query_id").equals(peer.cast(mine.schema).sort_by("query_id"))
         print(f"the two joins agree: {same}")
         as_of = BEGIN + timedelta(days=DAYS, hours=1)
-        _, seconds = timed(lambda: materialize(store, as_of))
-        print(f"materialize {arguments.users:,} users: {seconds:.1f} CPU s")
-        online = OnlineFeatures(store, folder=repo, as_of=as_of)
-        latencies = online_latencies(online, arguments.users)
-        p50, p99 = np.percentile(latencies, [50, 99])
-        print(f"online read of one user's five views, SQLite: p50 {p50:.3f} ms, p99 {p99:.3f} ms")
-        sys.exit(0 if same else 1)
+        users = [f"user-{k:07d}" for k in range(arguments.users)]
+        with redis_server(folder) as address:
+            readers, materializing = open_readers(store, repo, as_of, address, users)
+            found = measure(readers, users, arguments.reads)
+        for name, cpu in materializing.items():
+            print(f"materialize {arguments.users:,} users, {name}: {cpu:.1f} CPU s")
+        show(found)
+    if arguments.out:
+        figures = {
+            **{name: getattr(arguments, name) for name in ("events", "users", "queries", "reads")},
+            "source_cpu_seconds": source_seconds,
+            "join_cpu_seconds": {"feast": seconds, "duckdb asof": peer_seconds},
+            "joins_agree": same,
+            "materialize_cpu_seconds": materializing,
+            "online_read": found,
+        }
+        arguments.out.write_text(json.dumps(figures, indent=2) + "\n")
+    sys.exit(0 if same else 1)
 
 
 def peak_memory() -> float:

@@ -3,8 +3,13 @@
 from dataclasses import dataclass
 
 from kfp import dsl
+from kfp.kubernetes import use_secret_as_env
 
 RETRY_WAIT = "60s"
+
+FEATURE_STORE_SECRET = "onevision-feature-store"
+FEATURE_STORE_KEYS = ("FEATURE_STORE", "FEATURE_STORE_REDIS", "FEATURE_STORE_REGISTRY")
+"""The store that servers share, if the cluster has one: a secret whose keys are the variables' names."""
 
 
 @dataclass(frozen=True)
@@ -52,4 +57,6 @@ def configure(task: dsl.PipelineTask) -> dsl.PipelineTask:
     task.set_memory_request(settings.memory).set_memory_limit(settings.memory)
     task.set_retry(settings.retries, backoff_duration=RETRY_WAIT)
     task.set_caching_options(settings.cache)
+    if task.name == "publish":
+        use_secret_as_env(task, FEATURE_STORE_SECRET, {key: key for key in FEATURE_STORE_KEYS}, optional=True)
     return task

@@ -15,13 +15,14 @@ def materialize_features(
     features: Output[Dataset],
     metrics: Output[Metrics],
     report: Output[HTML],
+    earlier: Input[Dataset] = None,
 ) -> None:
     """Build user sequences through Feast: rows for training, a store for serving."""
     from onevision.task import run_task
 
     run_task(
         "materialize-features",
-        {"snapshot": snapshot.path, "pairs": pairs.path},
+        {"snapshot": snapshot.path, "pairs": pairs.path, "earlier": earlier.path if earlier else ""},
         features,
         recipe=recipe,
         overrides=overrides,

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from onevision.errors import MissingDependencyError, OneVisionError
+from onevision.features.commands import features_app
 from onevision.processes import process_rank
 from onevision.publishing.commands import champion_app, rollback
 from onevision.quantization.commands import codebook_sizes, encoding_report
@@ -45,6 +46,7 @@ app.add_typer(snapshot_app, name="snapshot")
 app.add_typer(recipes_app, name="recipes")
 app.add_typer(ids_app, name="ids")
 app.add_typer(champion_app, name="champion")
+app.add_typer(features_app, name="features")
 app.command("rollback", rich_help_panel="Use")(rollback)
 app.command("serve", rich_help_panel="Use")(serve)
 app.command("encoding-report", rich_help_panel="Use")(encoding_report)

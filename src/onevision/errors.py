@@ -21,5 +21,9 @@ class RecipeError(OneVisionError):
     """An unknown recipe key, a value out of range, or a recipe that does not exist."""
 
 
+class SettingError(OneVisionError):
+    """An environment variable that is missing, or holds something else than it may."""
+
+
 class MissingDependencyError(OneVisionError):
     """An optional package that a stage needs is not installed; the message names the extra."""

@@ -97,6 +97,7 @@ _STAGES = (
         "features",
         "user sequences through Feast: point-in-time rows for training, online rows for serving",
         extra="features",
+        optional={"earlier": "features"},
     ),
     Stage(
         "sft",

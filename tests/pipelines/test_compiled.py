@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -25,14 +26,19 @@ PARAMETERS = {"snapshot", "snapshot_id", "run_date", "recipe", "overrides", "bun
 CLOSING = "close-night"
 
 
+def first_document(file: Path) -> dict:
+    """The pipeline; what only Kubernetes reads is a second document."""
+    return next(yaml.safe_load_all(file.read_text()))
+
+
 @pytest.fixture(scope="module")
 def spec() -> dict:
-    return yaml.safe_load(COMPILED_FILE.read_text())
+    return first_document(COMPILED_FILE)
 
 
 @pytest.fixture(scope="module")
 def night() -> dict:
-    spec = yaml.safe_load((COMPILED / "nightly_refresh.yaml").read_text())
+    spec = first_document(COMPILED / "nightly_refresh.yaml")
     json_format.ParseDict(spec, pipeline_spec_pb2.PipelineSpec())
     return spec
 
@@ -65,7 +71,7 @@ def test_compiling_is_quick_and_takes_the_image_from_the_environment(tmp_path: P
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 5  # CPU seconds; 1.8 on an idle core
     assert done.stdout.splitlines()[-1] == "[]"
-    executors = yaml.safe_load((tmp_path / "full_training.yaml").read_text())["deploymentSpec"]["executors"]
+    executors = first_document(tmp_path / "full_training.yaml")["deploymentSpec"]["executors"]
     assert {e["container"]["image"] for e in executors.values()} == {"registry.example/onevision@sha256:0"}
 
 
@@ -112,7 +118,7 @@ def test_every_task_has_the_settings_of_its_stage(spec: dict) -> None:
 
 
 def test_the_sharded_pipeline_embeds_and_assigns_in_loops_and_is_the_same_otherwise(spec: dict) -> None:
-    sharded = yaml.safe_load((COMPILED / "sharded_training.yaml").read_text())
+    sharded = first_document(COMPILED / "sharded_training.yaml")
     json_format.ParseDict(sharded, pipeline_spec_pb2.PipelineSpec())
     tasks = sharded["root"]["dag"]["tasks"]
     loops = {name: task for name, task in tasks.items() if "parameterIterator" in task}
@@ -182,3 +188,15 @@ def test_components_import_nothing_but_kfp_at_their_top() -> None:
     for file in (ROOT / "components").glob("*/component.py"):
         top = [line for line in file.read_text().splitlines() if line.startswith(("import ", "from "))]
         assert {line.split()[1].split(".")[0] for line in top} == {"kfp", "components"}, file
+
+
+@pytest.mark.parametrize("file", sorted(COMPILED.glob("*.yaml")), ids=lambda file: file.stem)
+def test_publish_alone_gets_the_shared_stores_addresses_if_the_cluster_has_one(file: Path) -> None:
+    _, kubernetes = yaml.safe_load_all(file.read_text())
+    executors = kubernetes["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    assert list(executors) == ["exec-publish"]
+    (secret,) = executors["exec-publish"]["secretAsEnv"]
+    assert secret["optional"]
+    variables = set(re.findall(r"FEATURE_STORE_\w+", (ROOT / "feature_repo/feature_store.production.yaml").read_text()))
+    assert {pair["envVar"] for pair in secret["keyToEnv"]} == variables | {"FEATURE_STORE"}
+    assert all(pair["envVar"] == pair["secretKey"] for pair in secret["keyToEnv"])

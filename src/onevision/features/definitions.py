@@ -21,6 +21,8 @@ EVENT_TIMESTAMP = "event_timestamp"
 CREATED_TIMESTAMP = "created_timestamp"
 SETTINGS = "settings.json"
 """Beside the Feast files of an artifact: the `FeaturesConfig` that its sequences were built with."""
+DAYS = "days.json"
+"""Beside it: what the entries of each day were, so that the next snapshot computes only the days that changed."""
 
 
 @dataclass(frozen=True)

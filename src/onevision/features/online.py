@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from onevision.artifacts import open_artifact
+from onevision.artifacts import Artifact, open_artifact
 from onevision.errors import ArtifactError
 from onevision.features.definitions import (
     FEATURES_KIND,
@@ -17,7 +17,6 @@ from onevision.features.definitions import (
     SERVICE,
     USER_KEY,
     UserSequences,
-    load_settings,
 )
 from onevision.features.repository import ONLINE_STORE, open_store, sequence_service
 
@@ -26,44 +25,42 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
 
 
-class OnlineFeatures:
-    """The online store of a `features` artifact, opened from any place and without changing it."""
+def open_features(features: Path) -> Artifact:
+    """A whole `features` artifact of this library's version of the feature service; `ArtifactError` otherwise."""
+    artifact = open_artifact(features, FEATURES_KIND)
+    if artifact.extra.get("service") != SERVICE:
+        raise ArtifactError(
+            f"{features}: made for feature service {artifact.extra.get('service')!r}, this library reads "
+            f"{SERVICE!r}; run materialize-features again"
+        )
+    return artifact
 
-    def __init__(
-        self,
-        store: Any,
-        *,
-        folder: Path,
-        as_of: datetime,
-        scratch: tempfile.TemporaryDirectory[str] | None = None,
-    ) -> None:
-        """Wrap a materialised Feast store whose settings are in `folder`; `scratch` is kept as long as it is read."""
-        settings = load_settings(folder)
+
+class OnlineFeatures:
+    """Users' sequences from a Feast store: that of a `features` artifact, or what was published to the shared one."""
+
+    def __init__(self, store: Any, *, as_of: datetime, scratch: tempfile.TemporaryDirectory[str] | None = None) -> None:
+        """Wrap a Feast store that is materialised up to `as_of`; `scratch` is kept as long as it is read."""
         self.as_of = as_of
         self._store = store
         self._service = sequence_service(store)
-        self._life = {s.name: s.life(settings) // MICROSECOND for s in SEQUENCES}
+        self._life = {s.name: store.get_feature_view(s.name).ttl // MICROSECOND for s in SEQUENCES}
         self._scratch = scratch
 
     @classmethod
     def open(cls, features: Path) -> OnlineFeatures:
-        """Open a `features` artifact (importing Feast costs seconds, once a process).
+        """Open a `features` artifact, wherever it lies, without changing it (importing Feast costs seconds, once).
 
         Raises:
             ArtifactError: not a whole features artifact, or one of another version of the feature service.
         """
-        artifact = open_artifact(features, FEATURES_KIND)
-        if artifact.extra.get("service") != SERVICE:
-            raise ArtifactError(
-                f"{features}: made for feature service {artifact.extra.get('service')!r}, this library reads "
-                f"{SERVICE!r}; run materialize-features again"
-            )
+        artifact = open_features(features)
         folder = artifact.file(REPOSITORY)
         as_of = datetime.fromisoformat(artifact.extra["as_of"])
         scratch = tempfile.TemporaryDirectory(prefix="onevision-features-")
         shutil.copyfile(folder / ONLINE_STORE, Path(scratch.name) / ONLINE_STORE)
         store = open_store(folder, Path(scratch.name), materialized_until=as_of)
-        return cls(store, folder=folder, as_of=as_of, scratch=scratch)
+        return cls(store, as_of=as_of, scratch=scratch)
 
     def sequences(self, user_id: str, at: datetime | None = None) -> UserSequences:
         """A user's sequences; empty lists for a user who is not known.

@@ -19,13 +19,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-import onevision
 from onevision.artifacts import write_json
 from onevision.errors import MissingDependencyError
 from onevision.features.config import FeaturesConfig
 from onevision.features.definitions import SERVICE, SETTINGS
+from onevision.features.targets import CONFIGURATIONS, LOCAL, configuration, definitions_folder
 
 ONLINE_STORE = "online_store.db"
 REGISTRY = "registry.db"
@@ -44,17 +42,10 @@ def require_feast() -> None:
         ) from None
 
 
-def definitions_folder() -> Path:
-    """`feature_repo/`: inside the installed package, or at the root of a source checkout."""
-    package = Path(onevision.__file__).parent
-    packaged = package / "feature_repo"
-    return packaged if packaged.is_dir() else package.parents[1] / "feature_repo"
-
-
 def write_repository(folder: Path, config: FeaturesConfig) -> None:
     """Copy the definitions into `folder` and put the configuration of its data beside them."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("feature_store.yaml", *(f"{module}.py" for module in MODULES)):
+    for name in (CONFIGURATIONS[LOCAL], *(f"{module}.py" for module in MODULES)):
         shutil.copyfile(definitions_folder() / name, folder / name)
     write_json(folder / SETTINGS, config.model_dump(mode="json"))
 
@@ -70,19 +61,25 @@ def open_store(folder: Path, state: Path, *, materialized_until: datetime | None
     require_feast()
     from feast import FeatureStore, FeatureView, RepoConfig
 
-    raw = yaml.safe_load((definitions_folder() / "feature_store.yaml").read_text())
+    raw = configuration(LOCAL)
     raw["registry"]["path"] = f"sqlite:///{state.resolve() / REGISTRY}"
     raw["online_store"]["path"] = str(state.resolve() / ONLINE_STORE)
     store = FeatureStore(config=RepoConfig(**raw, repo_path=state))
+    objects = apply_definitions(store, folder)
+    if materialized_until is not None:
+        # Feast refuses to serve a view that this registry has not seen materialised.
+        for view in (o for o in objects if isinstance(o, FeatureView)):
+            store.registry.apply_materialization(view, store.project, BEGINNING, materialized_until)
+        store.refresh_registry()
+    return store
+
+
+def apply_definitions(store: Any, folder: Path) -> list[Any]:
+    """Register our views on the data of a Feast folder; the objects that were registered."""
     objects = _load_definitions(folder)
     with quiet():
         store.apply(objects)
-        if materialized_until is not None:
-            # Feast refuses to serve a view that this registry has not seen materialised.
-            for view in (o for o in objects if isinstance(o, FeatureView)):
-                store.registry.apply_materialization(view, store.project, BEGINNING, materialized_until)
-            store.refresh_registry()
-    return store
+    return objects
 
 
 def materialize(store: Any, until: datetime) -> None:

@@ -17,7 +17,7 @@ from onevision.errors import ContractError
 from onevision.features.config import FeaturesConfig
 from onevision.features.definitions import FEATURES_KIND, SERVICE
 from onevision.features.history import SCHEMA, historical_rows
-from onevision.features.online import REPOSITORY
+from onevision.features.online import REPOSITORY, open_features
 from onevision.features.repository import ONLINE_STORE, copy_online_store, materialize, open_store, write_repository
 from onevision.features.sequences import write_sources
 from onevision.features.summary import summarize
@@ -26,13 +26,23 @@ from onevision.report import StageReport
 TRAINING_SEQUENCES = "training_sequences.parquet"
 
 
-def run(*, snapshot: Path, pairs: Path, out: Path, config: FeaturesConfig, seed: int) -> StageReport:  # noqa: ARG001
+def run(
+    *,
+    snapshot: Path,
+    pairs: Path,
+    out: Path,
+    config: FeaturesConfig,
+    seed: int,  # noqa: ARG001
+    earlier: Path | None = None,
+) -> StageReport:
     """Build the sequences, join them to every query, and fill the online store up to the snapshot's date.
 
     Args:
         snapshot: validated snapshot.
         pairs: its `pairs` artifact, for `queries.parquet`.
         seed: not used, nothing here is random.
+        earlier: `features` of an earlier snapshot, of which days that did not change are taken; the artifact is the
+            same with and without it.
     """
     started = time.perf_counter()
     parents = {"snapshot": open_artifact(snapshot, SNAPSHOT_KIND), "pairs": open_artifact(pairs, "pairs")}
@@ -42,7 +52,7 @@ def run(*, snapshot: Path, pairs: Path, out: Path, config: FeaturesConfig, seed:
     start_artifact(out)
     folder = out / REPOSITORY
     write_repository(folder, config)
-    source_rows = write_sources(snapshot, folder, config)
+    source_rows = write_sources(snapshot, folder, config, open_features(earlier).file(REPOSITORY) if earlier else None)
     with tempfile.TemporaryDirectory(prefix="onevision-features-") as scratch:
         store = open_store(folder, Path(scratch))
         rows = historical_rows(store, queries)

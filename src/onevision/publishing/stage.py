@@ -2,7 +2,8 @@
 
 The served generator is the aligned one: where alignment failed its own gate, that artifact holds its parent's weights.
 Without a store the bundle is only assembled. With one it is uploaded in any case, with its decision, and the pointer
-moves only if the gate says so; then bundles leave that the policy no longer keeps.
+moves only if the gate says so; then bundles leave that the policy no longer keeps. Where servers share a feature store
+(`FEATURE_STORE=production`), it is filled first, whatever the gate says: yesterday's shoppers have moved on.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from onevision.artifacts import (
 from onevision.data.snapshot import Snapshot
 from onevision.errors import ArtifactError
 from onevision.evaluation.gate import CHALLENGER, decide
+from onevision.features.shared import Publication, publish_features
+from onevision.features.targets import PRODUCTION, chosen_target
 from onevision.publishing.bundle import (
     BUNDLE_KIND,
     CATALOGUE,
@@ -116,13 +119,14 @@ def run(
     decision = _decide(challenger, champion, config)
     bundle = _assemble(challenger, decision, out, seed, refresh)
     changed, retired = False, 0
+    shared = publish_features(features) if store and chosen_target() == PRODUCTION else None
     if store:
         upload_bundle(out, store, bundle.identity)
         changed = decision["promote"] and promote(store, bundle, champion, version)
         retired = len(retire(store, config))
     if refresh:
         refresh.record("promoted" if decision["promote"] else "kept", _failed(decision), bundle.identity)
-    return _report(bundle, decision, champion, changed, retired, store)
+    return _report(bundle, decision, champion, changed, retired, store, shared)
 
 
 def _open_challenger(snapshot: Path, paths: Mapping[str, Path]) -> Challenger:
@@ -218,6 +222,7 @@ def _report(
     changed: bool,
     retired: int,
     store: str | None,
+    shared: Publication | None,
 ) -> StageReport:
     files = [file for file in bundle.path.rglob("*") if file.is_file()]
     failed = _failed(decision)
@@ -228,6 +233,8 @@ def _report(
         where = f"store {store}: champion is " + (
             bundle.identity if changed else champion.identity if champion else "none yet"
         )
+    if shared:
+        where += f"; servers read the features of {shared.as_of}"
     return StageReport(
         "publish",
         counts={

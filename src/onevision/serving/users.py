@@ -11,20 +11,51 @@ import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Protocol
 
+from onevision.data.store import cached_download, is_remote
+from onevision.errors import SettingError
 from onevision.features.definitions import UserSequences
+from onevision.features.online import OnlineFeatures
+from onevision.features.shared import SharedFeatures
+from onevision.features.targets import PRODUCTION, VARIABLE, chosen_target
 
 log = logging.getLogger(__name__)
 
 
 class Sequences(Protocol):
-    """A user store; `onevision.features.online.OnlineFeatures` is one."""
+    """A user store: `OnlineFeatures` of an artifact, or `SharedFeatures`."""
 
-    as_of: datetime
+    @property
+    def as_of(self) -> datetime:
+        """The date of its sequences; that of a shared store moves on."""
 
     def sequences(self, user_id: str, at: datetime | None = None) -> UserSequences:
         """A user's sequences, empty for a stranger."""
+
+
+def open_users(features: str | None) -> Sequences | None:
+    """The user store that the environment and the command line name, after a first read (the slow one).
+
+    Args:
+        features: a `features` artifact, a folder or gs://bucket/prefix, which carries a store of its own.
+
+    Returns:
+        the shared store where FEATURE_STORE is `production`, the artifact's, or None: everybody is a cold user.
+
+    Raises:
+        SettingError: both are named.
+    """
+    if chosen_target() == PRODUCTION:
+        if features:
+            raise SettingError(f"{VARIABLE} is {PRODUCTION}: servers read the shared store, so leave --features out")
+        return SharedFeatures()
+    if not features:
+        return None
+    users = OnlineFeatures.open(cached_download(features) if is_remote(features) else Path(features))
+    users.sequences("")
+    return users
 
 
 class UserLookup:

@@ -7,7 +7,8 @@ than anybody ever did are set aside, row by row, before anything is measured.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -82,7 +83,7 @@ class DayCheck:
 
     def measures(self) -> list[Measure]:
         """Everything that is measured of the day; what has no history to compare with is left out."""
-        return [*self._volumes(), *self._shares(), *self._catalogue()]
+        return [*self._volumes(), *self._shares(), *self._catalogue(), *self._code_usage()]
 
     def judge(self) -> tuple[list[Measure], list[Outcome], list[str]]:
         """Let Great Expectations judge the day.
@@ -182,6 +183,26 @@ class DayCheck:
             factor = config.max_price_change
             yield Measure("price level", ratio, 1.0, (1 / factor, factor), (factor**-0.5, factor**0.5))
 
+    def _code_usage(self) -> Iterator[Measure]:
+        """How far clicks moved over the first codes of the champion's items; a shopper's count once a code and day."""
+        file = str(self.catalogue).replace("'", "''")
+        rows = self._rows(
+            f"""
+            SELECT COUNT(*) FILTER (day > {{today}}), COUNT(*) FILTER (day <= {{today}})
+            FROM (
+              SELECT c.sid[1] AS code, e.user_id, MAX(e.ts) AS day
+              FROM left_events e JOIN read_parquet('{file}') c ON c.item_id = e.item_id
+              WHERE e.event_type = 'click' AND e.ts > {{since}}
+              GROUP BY code, e.user_id, e.ts > {{today}}, DATE_TRUNC('day', e.ts)
+            )
+            GROUP BY code
+            """
+        )
+        today, before = [row[0] for row in rows], [row[1] for row in rows]
+        if sum(today) and sum(before):
+            most = self.config.max_code_psi
+            yield Measure("code usage (PSI)", population_stability(today, before), 0.0, (None, most), (None, most / 4))
+
     def _today_and_usual(self, sql: str, time: str = "ts", *, whole: bool = False) -> tuple[Any, Any]:
         """A figure of the day, and the median of the days before; of all of them together with `whole`."""
         today = self._rows(sql.format(when=f"{time} > {{today}}"))[0][0]
@@ -197,6 +218,20 @@ class DayCheck:
 
     def _rows(self, sql: str) -> list[tuple[Any, ...]]:
         return self.inspection.query(sql.format(**self.bounds))
+
+
+def population_stability(now: Sequence[int], before: Sequence[int]) -> float:
+    """Population stability index of two histograms over the same bins: the sum of (p - q) ln(p / q), at least 0.
+
+    Half a count is added to every bin, so that an empty one is finite. What two samples of one distribution differ by
+    chance, about (bins - 1) (1 / n + 1 / m), is taken off: a small shop's day would seem to drift every night.
+    """
+    bins, n, m = len(now), sum(now), sum(before)
+    total = 0.0
+    for a, b in zip(now, before, strict=True):
+        p, q = (a + 0.5) / (n + bins / 2), (b + 0.5) / (m + bins / 2)
+        total += (p - q) * math.log(p / q)
+    return max(0.0, total - (bins - 1) * (1 / n + 1 / m))
 
 
 def day_table(measures: list[Measure]) -> ReportTable:

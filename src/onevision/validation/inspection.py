@@ -1,10 +1,12 @@
 """Finding and setting aside bad rows, in SQL over the Parquet files of a snapshot.
 
-Every row of a table is either left or set aside with one reason: rows in = clean + quarantined.
+Every row of a table is either left or set aside with one reason: rows in = clean + quarantined. Memory is bounded:
+DuckDB spills what it cannot hold, and tables are written a batch at a time.
 """
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -39,10 +42,14 @@ class Inspection:
         folder: holds one Parquet file a table, of the contract's columns and types.
         as_of: the snapshot's date.
         bad_pictures: image id -> why the picture is not usable.
+        memory_gb: what DuckDB may hold in memory; the rest is spilled to the folder for temporary files.
     """
 
-    def __init__(self, folder: Path, as_of: datetime, bad_pictures: dict[str, str]) -> None:
-        self._connection = duckdb.connect()
+    def __init__(self, folder: Path, as_of: datetime, bad_pictures: dict[str, str], *, memory_gb: float) -> None:
+        self._folder = folder
+        self._spill = tempfile.TemporaryDirectory(prefix="onevision-validate-")
+        limits = {"memory_limit": f"{round(memory_gb * 1000)}MB", "temp_directory": self._spill.name}
+        self._connection = duckdb.connect(config=limits)
         self._connection.execute("SET TimeZone = 'UTC'")
         for name, table in TABLES.items():
             file = str(folder / table.file).replace("'", "''")
@@ -118,7 +125,20 @@ class Inspection:
     def write_left(self, table: str, path: Path) -> None:
         """Write the rows that are left, in the order of the file, in the contract's schema."""
         schema = TABLES[table].schema
-        self._write(f"SELECT {', '.join(schema.names)} FROM left_{table} ORDER BY row", schema, path)
+        aside = self._connection.execute(f"SELECT row FROM aside_{table} ORDER BY row").fetchnumpy()["row"]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        start = 0
+        with (
+            pq.ParquetFile(self._folder / TABLES[table].file) as source,
+            pq.ParquetWriter(path, schema) as writer,
+        ):
+            for batch in source.iter_batches(_ROWS_A_BATCH, columns=schema.names):
+                end = start + batch.num_rows
+                kept = np.ones(batch.num_rows, dtype=bool)
+                kept[aside[slice(*np.searchsorted(aside, [start, end]))] - start] = False
+                rows = pa.Table.from_batches([batch.filter(pa.array(kept))])
+                writer.write_table(rows.select(schema.names).cast(schema))
+                start = end
 
     def write_aside(self, table: str, path: Path) -> None:
         """Write the rows set aside, in the order of the file, each with its reason."""

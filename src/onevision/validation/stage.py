@@ -45,7 +45,7 @@ def run(
     ids = [i for i in pq.read_table(source.path / TABLES["images"].file)["image_id"].to_pylist() if i is not None]
     decoded = sample_pictures(ids, config.image_sample, seed)
     bad = bad_pictures(source.images, ids, decoded, config.max_image_pixels)
-    inspection = Inspection(source.path, source.as_of, bad)
+    inspection = Inspection(source.path, source.as_of, bad, memory_gb=config.memory_gb)
     _require_rows(inspection, source.path)
     inspection.set_bad_rows_aside()
     day = DayCheck(inspection, champion, config) if champion else None
@@ -58,7 +58,8 @@ def run(
     _enforce_policy(inspection, config, out)
     measures, judged, odd = day.judge() if day else ([], [], [])
     _write_clean(source, inspection, out)
-    outcomes = prove(inspection, Inspection(out, source.as_of, bad), out, config)
+    written = Inspection(out, source.as_of, bad, memory_gb=config.memory_gb)
+    outcomes = prove(inspection, written, out, config)
     page = data_docs(source, inspection, outcomes + judged)
     (out / DATA_DOCS).write_text(page)
     counts = _counts(inspection, source, ids, len(decoded))

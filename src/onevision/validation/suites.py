@@ -11,9 +11,12 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from onevision.data.contract import TABLES, TIMESTAMP, Column, Table
 from onevision.errors import MissingDependencyError
@@ -88,11 +91,17 @@ def rule_fact_expectations(rules: int) -> list[Any]:
     ]
 
 
-def bounded_frame(table: pa.Table, max_rows: int) -> pd.DataFrame:
-    """The table as a data frame; of a longer one, `max_rows` rows at equal distances."""
-    if table.num_rows > max_rows:
-        table = table.take([i * table.num_rows // max_rows for i in range(max_rows)])
-    return table.to_pandas()
+def bounded_frame(path: Path, max_rows: int) -> pd.DataFrame:
+    """A Parquet file as a data frame; of a longer one, `max_rows` rows at equal distances, read a batch at a time."""
+    with pq.ParquetFile(path) as source:
+        rows = source.metadata.num_rows
+        chosen = np.arange(min(max_rows, rows)) * rows // max(1, min(max_rows, rows))
+        parts, start = [], 0
+        for batch in source.iter_batches():
+            inside = chosen[slice(*np.searchsorted(chosen, [start, start + batch.num_rows]))]
+            parts.append(batch.take(pa.array(inside - start)))
+            start += batch.num_rows
+        return pa.Table.from_batches(parts, source.schema_arrow).to_pandas()
 
 
 def check_frames(frames: Mapping[str, pd.DataFrame], expectations: Mapping[str, Iterable[Any]]) -> list[Outcome]:

@@ -18,17 +18,19 @@ USER_IDS = [f"u{k}" for k in range(7)]
 QUERIES = pa.schema([("query_id", pa.string()), ("user_id", pa.string()), ("ts", TIMESTAMP), ("split", pa.string())])
 
 
-def random_log(seed, events=400):
+def random_log(seed, events=400, people=USER_IDS):
     """Events of six days on a grid of three hours, so that many share their microsecond, in no order.
 
-    Searches last for days, so that their first click is not always near; u5 falls silent after two days.
+    Searches last for days, so that their first click is not always near; u5 falls silent after two days, and the last
+    of the people never does anything.
     """
     rng = np.random.default_rng(seed)
     names = rng.permutation(events)
+    active = people[:-1]
     rows = []
     for k in range(events):
-        search = f"q{rng.integers(70)}" if rng.random() < 0.8 else None
-        user = USER_IDS[int(search[1:]) % 6] if search else USER_IDS[rng.integers(6)]
+        search = f"q{rng.integers(10 * len(people))}" if rng.random() < 0.8 else None
+        user = active[int(search[1:]) % len(active)] if search else active[rng.integers(len(active))]
         rows.append(
             {
                 "event_id": f"e{names[k]:05d}",
@@ -44,27 +46,26 @@ def random_log(seed, events=400):
     return rows
 
 
-def photos():
-    """The photo of each search; every third shows something unknown."""
-    return {f"photo{k}": None if k % 3 == 0 else f"i{k % 25}" for k in range(70)}
+def photographed(image):
+    """What the photo of a search shows; every third shows something unknown."""
+    k = int(image.removeprefix("photo"))
+    return None if k % 3 == 0 else f"i{k % 25}"
 
 
-def users():
-    """The last user has no event; the first has no segment; the second came late."""
-    return {
-        user: (BEGIN + timedelta(days=2 if k == 1 else 0), None if k == 0 else f"segment {k % 2}")
-        for k, user in enumerate(USER_IDS)
-    }
+def account(user):
+    """When the account was made, and its segment: the first user has none, the second came late."""
+    k = int(user[1:])
+    return BEGIN + timedelta(days=2 if k == 1 else 0), None if k == 0 else f"segment {k % 2}"
 
 
-def write_log(folder, rows, queries, as_of=AS_OF):
+def write_log(folder, rows, queries, as_of=AS_OF, people=USER_IDS):
     """Artifacts `snapshot` and `pairs`, with only what the features stage reads."""
     snapshot, pairs = start_artifact(folder / "snapshot"), start_artifact(folder / "pairs")
     image_rows = [
-        {"image_id": image, "item_id": item, "view": "user_photo", "created_at": BEGIN}
-        for image, item in photos().items()
+        {"image_id": image, "item_id": photographed(image), "view": "user_photo", "created_at": BEGIN}
+        for image in (f"photo{k}" for k in range(10 * len(people)))
     ]
-    user_rows = [{"user_id": u, "created_at": at, "segment": segment} for u, (at, segment) in users().items()]
+    user_rows = [dict(zip(("user_id", "created_at", "segment"), (u, *account(u)), strict=True)) for u in people]
     pq.write_table(pa.Table.from_pylist(rows, schema=EVENTS.schema), snapshot / EVENTS.file)
     pq.write_table(pa.Table.from_pylist(image_rows, schema=IMAGES.schema), snapshot / IMAGES.file)
     pq.write_table(pa.Table.from_pylist(user_rows, schema=USERS.schema), snapshot / USERS.file)
@@ -83,8 +84,8 @@ def expected(rows, user, time, config):
         alive = entries and time <= entries[-1][0] + MICROSECOND + sequence.life(config)
         newest_first = [item for _, item in reversed(entries)]
         result[sequence.name] = newest_first[: sequence.greatest_length(config)] if alive else []
-    known = users().get(user)
-    result["segment"] = known[1] if known and known[0] <= time else None
+    since, segment = account(user) if user.startswith("u") else (None, None)
+    result["segment"] = segment if since and since <= time else None
     return result
 
 
@@ -104,7 +105,7 @@ def _searches(past):
     for row in past:
         if row["query_id"] is None or row["query_id"] in seen:
             continue
-        item = photos()[row["query_image_id"]]
+        item = photographed(row["query_image_id"])
         if item is None and row["event_type"] in INTERACTIONS:
             item = row["item_id"]
         if item is not None:

@@ -3,10 +3,13 @@
 from datetime import timedelta
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from feature_event_log import BEGIN, MICROSECOND, USER_IDS, expected, random_log, write_log
 
+from onevision.features import repository
 from onevision.features.config import FeaturesConfig
 from onevision.features.definitions import EVENT_TIMESTAMP, SEQUENCES, SERVICE, source_file
 from onevision.features.sequences import write_sources
@@ -93,6 +96,50 @@ def test_the_same_log_gives_the_same_bytes(tmp_path):
     for sequence in SEQUENCES:
         first, second = (source_file(tmp_path / name, sequence.name).read_bytes() for name in ("a", "b"))
         assert first == second
+
+
+def sources(folder):
+    return {path.name: path.read_bytes() for path in sorted((folder / "data").iterdir())}
+
+
+def test_ten_nights_give_the_bytes_of_one_computation_though_events_come_late(tmp_path):
+    """Three events in ten come a night late or three nights late."""
+    rng = np.random.default_rng(5)
+    rows = random_log(5)
+    delivered = [r["ts"] + timedelta(days=int(rng.choice([0, 1, 3], p=[0.7, 0.2, 0.1]))) for r in rows]
+    earlier = None
+    for night in range(1, 11):
+        known = [r for r, at in zip(rows, delivered, strict=True) if at < BEGIN + timedelta(days=night)]
+        snapshot, _ = write_log(tmp_path / str(night), known, [])
+        whole, by_day = tmp_path / str(night) / "whole", tmp_path / str(night) / "by_day"
+        for folder, before in ((whole, None), (by_day, earlier)):
+            repository.write_repository(folder, CONFIG)
+            write_sources(snapshot, folder, CONFIG, before)
+        assert sources(by_day) == sources(whole)
+        earlier = by_day
+    assert len(known) == len(rows)
+
+
+def test_only_days_that_changed_are_computed(tmp_path):
+    """Rows of the days before come from the earlier folder: a mark left there is still in the result."""
+    rows = [event(f"e{day}", BEGIN + timedelta(days=day), "click", f"i{day}") for day in range(4)]
+    snapshot, _ = write_log(tmp_path, rows[:3], [])
+    earlier = tmp_path / "earlier"
+    repository.write_repository(earlier, CONFIG)
+    write_sources(snapshot, earlier, CONFIG)
+    path = source_file(earlier, "recent_clicked")
+    table = pq.read_table(path)
+    marked = pa.array([["marked"]] * 3, table.schema.field("recent_clicked").type)
+    pq.write_table(table.set_column(table.column_names.index("recent_clicked"), "recent_clicked", marked), path)
+    snapshot, _ = write_log(tmp_path / "later", rows, [])
+    for config, expected_lists in (
+        (CONFIG, [["marked"], ["marked"], ["marked"], ["i3", "i2", "i1", "i0"]]),
+        (CONFIG.model_copy(update={"recent_length": 2}), [["i0"], ["i1", "i0"], ["i2", "i1"], ["i3", "i2"]]),
+    ):
+        folder = tmp_path / str(config.recent_length)
+        repository.write_repository(folder, config)
+        write_sources(snapshot, folder, config, earlier)
+        assert pq.read_table(source_file(folder, "recent_clicked"))["recent_clicked"].to_pylist() == expected_lists
 
 
 def test_the_docs_name_every_view_with_its_life():

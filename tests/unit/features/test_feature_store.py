@@ -78,7 +78,7 @@ def test_offline_and_online_and_brute_force_agree_at_a_moment(built, store, tmp_
     folder = built[0] / "feature_repo"
     fresh = repository.open_store(folder, tmp_path)
     repository.materialize(fresh, time)
-    online = OnlineFeatures(fresh, folder=folder, as_of=time)
+    online = OnlineFeatures(fresh, as_of=time)
     asked = [*USER_IDS, "stranger"]
     wanted = [expected(LOG, user, time, CONFIG) for user in asked]
     assert offline(store, [(user, time) for user in asked]) == wanted
@@ -248,5 +248,5 @@ def test_the_feast_command_applies_and_materialises_a_copy_of_the_repository(bui
     finally:
         for name in repository.MODULES:
             sys.modules.pop(name, None)
-    online = OnlineFeatures(FeatureStore(repo_path=str(folder)), folder=folder, as_of=AS_OF)
+    online = OnlineFeatures(FeatureStore(repo_path=str(folder)), as_of=AS_OF)
     assert asdict(online.sequences("u3")) == expected(LOG, "u3", AS_OF, CONFIG)

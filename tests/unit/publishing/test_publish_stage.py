@@ -12,6 +12,8 @@ from support.bundles import Shop
 
 from onevision.artifacts import open_artifact, read_json
 from onevision.errors import ArtifactError
+from onevision.features.shared import Publication
+from onevision.publishing import stage
 from onevision.publishing.bundle import open_bundle
 
 Files = Callable[[Path], dict[str, bytes]]
@@ -124,3 +126,24 @@ def test_a_half_written_bundle_is_no_bundle(shop: Shop) -> None:
     (shop.root / "bundle/manifest.json").unlink()
     with pytest.raises(ArtifactError, match="did not finish"):
         open_bundle(shop.root / "bundle")
+
+
+def test_the_shared_feature_store_is_filled_whatever_the_gate_says(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    filled: list[Path] = []
+
+    def fill(features: Path) -> Publication:
+        filled.append(features)
+        return Publication("project", "2026-01-13T00:00:00+00:00", "identity")
+
+    monkeypatch.setattr(stage, "publish_features", fill)
+    monkeypatch.delenv("FEATURE_STORE", raising=False)
+    inputs = shop.inputs(hr=0.3)
+    shop.publish(inputs, shop.root / "store")
+    assert filled == []
+    monkeypatch.setenv("FEATURE_STORE", "production")
+    shop.publish(inputs)
+    assert filled == [], "a bundle that is only assembled changes nothing elsewhere"
+    report = shop.publish(inputs, shop.root / "store")
+    assert filled == [inputs["features"]]
+    assert report.counts["promoted"] == 0
+    assert "features of 2026-01-13" in report.tables[0].caption

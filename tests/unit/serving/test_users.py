@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 
+from onevision.errors import SettingError
 from onevision.features.definitions import UserSequences
-from onevision.serving.users import UserLookup
+from onevision.features.shared import SharedFeatures
+from onevision.serving.users import UserLookup, open_users
 
 KNOWN = UserSequences(recent_clicked=["i1"])
 
@@ -102,3 +104,13 @@ def test_life_is_judged_at_the_stores_date_or_at_the_request() -> None:
     assert store.asked_at[0] is None
     assert store.asked_at[1] is not None
     assert abs((datetime.now(UTC) - store.asked_at[1]).total_seconds()) < 60
+
+
+def test_the_environment_chooses_between_the_shared_store_and_the_artifacts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FEATURE_STORE", raising=False)
+    assert open_users(None) is None
+    monkeypatch.setenv("FEATURE_STORE", "production")
+    with pytest.raises(SettingError, match="leave --features out"):
+        open_users("runs/latest/features")
+    monkeypatch.setattr(SharedFeatures, "__init__", lambda self: None)
+    assert isinstance(open_users(None), SharedFeatures)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -16,6 +17,7 @@ from onevision.artifacts import finish_artifact, start_artifact
 from onevision.errors import ContractError
 from onevision.report import StageReport
 from onevision.validation.config import ValidationConfig
+from onevision.validation.history import population_stability
 from onevision.validation.stage import run
 
 Tables = dict[str, pa.Table]
@@ -29,7 +31,9 @@ def champion(tmp_path: Path) -> Path:
     items = make_tables()[0]["items"]
     path = start_artifact(tmp_path / "champion")
     (path / "semantic_ids").mkdir()
-    pq.write_table(items.select(["item_id", "price"]), path / "semantic_ids" / "items.parquet")
+    sids = pa.array([[n // 12, n % 12] for n in range(len(items))])
+    catalogue = items.select(["item_id", "price"]).append_column("sid", sids)
+    pq.write_table(catalogue, path / "semantic_ids" / "items.parquet")
     return finish_artifact(path, "bundle").path
 
 
@@ -134,6 +138,27 @@ def test_a_day_that_cannot_be_right_stops_the_night_and_is_named(
 ) -> None:
     with pytest.raises(ContractError, match=r"the day 2026-01-12 is not like the days before it: .*" + named):
         validate(change)
+
+
+def test_clicks_that_all_move_to_one_code_are_odd(validate: Callable[..., StageReport]) -> None:
+    def one_item(tables: Tables) -> Tables:
+        return {"events": set_where(tables["events"], "item_id", today(tables["events"]), "i000")}
+
+    tight = CONFIG.model_copy(update={"max_code_psi": 0.4})
+    usual = {row[0]: row[1] for row in validate(nothing, tight).tables[-1].rows}["code usage (PSI)"]
+    assert usual < 0.1
+    with pytest.raises(ContractError, match=r"code usage \(PSI\)"):
+        validate(one_item, tight)
+
+
+def test_population_stability_is_that_of_the_formula_and_zero_by_chance() -> None:
+    now, before = [900, 100], [500, 500]
+    plain = 0.4 * np.log(0.9 / 0.5) - 0.4 * np.log(0.1 / 0.5)
+    assert population_stability(now, before) == pytest.approx(plain, rel=0.02)
+    rng = np.random.default_rng(3)
+    chance = [population_stability(*rng.multinomial(60, np.full(16, 1 / 16), size=2).tolist()) for _ in range(50)]
+    assert np.median(chance) < 0.1
+    assert population_stability([60, 0], [0, 60]) > 3
 
 
 def test_an_odd_day_warns_and_goes_on(validate: Callable[..., StageReport]) -> None:

@@ -25,7 +25,7 @@ def inspect(tmp_path: Path):
     def go(tables: Tables, bad_pictures: dict[str, str] | None = None) -> Inspection:
         for name, table in tables.items():
             pq.write_table(table, tmp_path / TABLES[name].file)
-        inspection = Inspection(tmp_path, AS_OF, bad_pictures or {})
+        inspection = Inspection(tmp_path, AS_OF, bad_pictures or {}, memory_gb=1)
         inspection.set_bad_rows_aside()
         return inspection
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from support.snapshots import AS_OF, make_tables
 
@@ -104,10 +106,13 @@ def test_outcomes_hold_counts_and_no_values(frames: dict[str, pd.DataFrame]) -> 
     assert "12345" not in repr(outcomes)
 
 
-def test_sample_of_a_long_table_is_bounded_and_spread() -> None:
+def test_sample_of_a_long_table_is_bounded_and_spread(tmp_path: Path) -> None:
     table = make_tables()[0]["events"]
-    frame = bounded_frame(table, 10)
-    assert len(frame) == 10
-    assert frame["event_id"].iloc[0] == "e00000"
-    assert frame["event_id"].iloc[-1] > f"e{int(table.num_rows * 0.85):05d}"
-    assert len(bounded_frame(table, 10_000)) == table.num_rows
+    path = tmp_path / "events.parquet"
+    pq.write_table(table, path, row_group_size=7)
+    whole = table.to_pandas()
+    pd.testing.assert_frame_equal(bounded_frame(path, 10_000), whole)
+    spread = [i * len(whole) // 10 for i in range(10)]
+    pd.testing.assert_frame_equal(bounded_frame(path, 10), whole.iloc[spread].reset_index(drop=True))
+    pq.write_table(table.slice(0, 0), path)
+    pd.testing.assert_frame_equal(bounded_frame(path, 10), whole.iloc[:0])
