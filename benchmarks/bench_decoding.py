@@ -45,10 +45,10 @@ SIZES, UNIQUE, DIM = (4096, 1024, 512), 64, 256
 SEED = 7
 
 
-def make_generator() -> Generator:
+def make_generator(dropout: float = 0.1) -> Generator:
     torch.manual_seed(SEED)
     settings = {"dim": DIM, "codebook_sizes": list(SIZES), "opq_subspaces": 1, "opq_size": UNIQUE}
-    layers = {"encoder_layers": 4, "decoder_layers": 4, "d_model": 256, "feedforward": 1024}
+    layers = {"encoder_layers": 4, "decoder_layers": 4, "d_model": 256, "feedforward": 1024, "dropout": dropout}
     model = Generator(GeneratorConfig(**layers, categories=12, quantizer=settings))
     for level, _ in enumerate(SIZES):
         model.quantizer.codebook(level).normal_(std=DIM**-0.5 / 2**level)

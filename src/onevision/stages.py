@@ -112,6 +112,7 @@ _STAGES = (
         },
         "generator",
         "train the generator: visual semantics, co-occurrence, personalised fine-tuning",
+        distributed=True,
         optional={"parent": "generator"},
     ),
     Stage(
