@@ -26,7 +26,7 @@ class Attention(nn.Module):
         return self._split(key), self._split(value)
 
     def forward(
-        self, x: Tensor, keys_values: tuple[Tensor, Tensor], mask: Tensor | None = None, *, causal: bool = False
+        self, x: Tensor, keys_values: tuple[Tensor, ...], mask: Tensor | None = None, *, causal: bool = False
     ) -> Tensor:
         """Attend from x (B, Q, d); `mask` (B, S) bool, True where there is something to attend to."""
         key, value = keys_values
@@ -92,14 +92,18 @@ class DecoderLayer(nn.Module):
         self.feedforward = FeedForward(d_model, hidden, dropout)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, context: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
+    def read(self, context: Tensor, mask: Tensor | None) -> tuple[Tensor, ...]:  # noqa: ARG002 - see FrozenDecoderLayer
+        """What the layer needs of a context (B, S, d), computed once a query: keys and values."""
+        return self.cross_attention.keys_values(context)
+
+    def forward(self, x: Tensor, context: tuple[Tensor, ...], mask: Tensor | None) -> Tensor:
         """Teacher forcing: x (B, L, d) all at once, context keys and values, mask (B, S) or None."""
         normed = self.norm1(x)
         attended = self.self_attention(normed, self.self_attention.keys_values(normed), causal=True)
         return self._rest(x + self.dropout(attended), context, mask)
 
     def step(
-        self, x: Tensor, bank: Tensor | None, path: Tensor, context: tuple[Tensor, Tensor], mask: Tensor | None
+        self, x: Tensor, bank: Tensor | None, path: Tensor, context: tuple[Tensor, ...], mask: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """One code: x (B, W, d) of W beams, which share the query's context keys and values.
 
@@ -117,7 +121,7 @@ class DecoderLayer(nn.Module):
         attended = attention.output(written_attention(attention.query(normed), bank, path, attention.heads))
         return self._rest(x + attended, context, mask), bank
 
-    def _rest(self, x: Tensor, context: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
+    def _rest(self, x: Tensor, context: tuple[Tensor, ...], mask: Tensor | None) -> Tensor:
         x = x + self.dropout(self.cross_attention(self.norm2(x), context, mask))
         return x + self.dropout(self.feedforward(self.norm3(x)))
 

@@ -44,12 +44,12 @@ HISTORY_KINDS = 3
 
 
 class Memory(NamedTuple):
-    """What the decoder reads: cross-attention keys and values a layer, mask (B, S), and the point z (B, d).
+    """What the decoder reads: what each layer made of the context (`read`), mask (B, S), and the point z (B, d).
 
     `kept` (B,) counts image tokens that were kept, `category_logits` (B, K) guess the product's category.
     """
 
-    keys_values: list[tuple[Tensor, Tensor]]
+    keys_values: list[tuple[Tensor, ...]]
     mask: Tensor
     point: Tensor
     kept: Tensor
@@ -57,8 +57,8 @@ class Memory(NamedTuple):
 
     def take(self, rows: Tensor) -> Memory:
         """The queries of these rows."""
-        pairs = [(key[rows], value[rows]) for key, value in self.keys_values]
-        return Memory(pairs, *(value[rows] for value in self[1:]))
+        read = [tuple(value[rows] for value in layer) for layer in self.keys_values]
+        return Memory(read, *(value[rows] for value in self[1:]))
 
 
 class Past(NamedTuple):
@@ -208,7 +208,7 @@ class Generator(nn.Module):
                 attended = unless_full(mask)
             x = layer(x, attended)
         x = self.encoder_norm(x)
-        keys_values = [layer.cross_attention.keys_values(x) for layer in cast(list[DecoderLayer], self.decoder)]
+        keys_values = [layer.read(x, attended) for layer in cast(list[DecoderLayer], self.decoder)]
         return Memory(keys_values, mask, prompt.embedding, kept, self.category_head(x[:, 0].float()))
 
     def _embed(self, prompt: Prompt) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -1,5 +1,5 @@
-"""Linear maps whose weights lie as oneDNN wants them, so that they are not rearranged at every call, and that take what
-follows them along: a GELU, or a sum.
+"""Linear maps whose weights lie as oneDNN wants them, so that they are not rearranged at every call, and that take a
+GELU after them along.
 
 For a single query, whose beams are few rows, rearranging is up to half of a product's time, and calling is much of the
 rest. These are the operators that PyTorch's own compiler turns frozen linear maps into on a CPU.
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 
 class PackedLinear(nn.Module):
-    """x W^T + b, then GELU or a sum if asked for, with weights as they are now; it cannot be trained or saved."""
+    """x W^T + b, then GELU if asked for, with weights as they are now; it cannot be trained or saved."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None, *, gelu: bool = False) -> None:
         super().__init__()
@@ -28,14 +28,11 @@ class PackedLinear(nn.Module):
         """What `linear` computes."""
         return cls(linear.weight, linear.bias, gelu=gelu)
 
-    def forward(self, x: Tensor, plus: Tensor | None = None) -> Tensor:
-        """(..., in) -> (..., out), with `plus` (..., out) added."""
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in) -> (..., out), a tensor of its own."""
         if not self._packed:
             out = F.linear(x, self._weight, self._bias)
-            out = F.gelu(out) if self.gelu else out
-            return out if plus is None else out + plus
-        if plus is not None:
-            return torch.ops.mkldnn._linear_pointwise.binary(x, plus, self._weight, self._bias, "add")
+            return F.gelu(out) if self.gelu else out
         after, how = ("gelu", "none") if self.gelu else ("none", "")
         return torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, after, [], how)
 
