@@ -28,6 +28,7 @@ from onevision.generator.prompts import Prompt, Task, concatenate
 from onevision.generator.samples import Samples
 from onevision.generator.token_pruning import KeepRule, PruningSetting
 from onevision.precision import use_bf16
+from onevision.quantization.gemm import fast_matmul
 from onevision.training_state import State, restore_training, saved_weights, training_state
 
 CATEGORY_LOSS = 0.1
@@ -189,16 +190,17 @@ class GeneratorTrainer:
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=device)
         for rows in self._parts(prompt):
-            with torch.autocast(device.type, torch.bfloat16, enabled=use_bf16(self.config.precision, device)):
-                log_p, memory = self.model(prompt.take(rows).to(device), target[rows].to(device), pruning)
-            of_batch = group.size * (weight[rows].sum() / whole).item()
-            loss = of_batch * sid_loss(log_p, target[rows].to(device), weight[rows].to(device))
-            here = category[rows]
-            if (here >= 0).any():
-                of_known = group.size * ((here >= 0).sum() / known).item()
-                guess = F.cross_entropy(memory.category_logits, here.to(device), ignore_index=-1)
-                loss = loss + CATEGORY_LOSS * (of_known * guess)
-            loss.backward()
+            with fast_matmul():
+                with torch.autocast(device.type, torch.bfloat16, enabled=use_bf16(self.config.precision, device)):
+                    log_p, memory = self.model(prompt.take(rows).to(device), target[rows].to(device), pruning)
+                of_batch = group.size * (weight[rows].sum() / whole).item()
+                loss = of_batch * sid_loss(log_p, target[rows].to(device), weight[rows].to(device))
+                here = category[rows]
+                if (here >= 0).any():
+                    of_known = group.size * ((here >= 0).sum() / known).item()
+                    guess = F.cross_entropy(memory.category_logits, here.to(device), ignore_index=-1)
+                    loss = loss + CATEGORY_LOSS * (of_known * guess)
+                loss.backward()
             total += loss.detach()
         group.average_gradients(self.model.parameters())
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), MAX_GRADIENT_NORM)
