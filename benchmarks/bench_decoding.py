@@ -213,7 +213,7 @@ def main() -> None:
         for name, helped in (("transformers", False), ("transformers, helped", True)):
             peer.shared = helped
             codes, scores = peer.search(prompt, width)
-            row[name] = cpu_ms(lambda p=prompt: peer.search(p, width), 3 if batch == 1 else 1) / batch
+            row[name] = cpu_ms(lambda p=prompt: peer.search(p, width), arguments.repeats if batch == 1 else 1) / batch
             print(f"{f'{name}, batch {batch}':32}{row[name]:9.1f}", flush=True)
         for name, model in (("float32", exact), ("bfloat16", half)):
             found = search(model, prompt, trie, width)
