@@ -10,7 +10,7 @@ ENGINE ?= $(shell command -v podman || command -v docker)
 # uv takes a local wheel folder (for a CPU build of torch, say) by another variable than pip does.
 UV := $(if $(PIP_FIND_LINKS),UV_FIND_LINKS="$(PIP_FIND_LINKS)") $(BIN)/uv
 
-.PHONY: help setup demo smoke test test-fast lint format compile manifests-check images bench bench-pairing bench-quantizer bench-decoding bench-serving bench-features bench-validation lock
+.PHONY: help setup demo smoke test test-fast lint format compile manifests-check images bench bench-pairing bench-quantizer bench-decoding bench-training bench-serving bench-features bench-validation lock
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -71,6 +71,9 @@ bench-quantizer: setup ## residual k-means against faiss: CPU seconds, error, sh
 
 bench-decoding: setup ## constrained beam search beside transformers' generate: ms a query, split, memory of the trie
 	$(BIN)/python benchmarks/bench_decoding.py --sweep --out docs/results/decoding.json
+
+bench-training: setup ## training of the generator beside a plain loop: samples a second, share of the matrix rate
+	$(BIN)/python benchmarks/bench_training.py --out docs/results/training.json
 
 bench-serving: setup ## the server under open-loop load, with batching and without (two minutes, after a demo or smoke run)
 	$(BIN)/python benchmarks/bench_serving.py

@@ -45,10 +45,10 @@ SIZES, UNIQUE, DIM = (4096, 1024, 512), 64, 256
 SEED = 7
 
 
-def make_generator() -> Generator:
+def make_generator(dropout: float = 0.1) -> Generator:
     torch.manual_seed(SEED)
     settings = {"dim": DIM, "codebook_sizes": list(SIZES), "opq_subspaces": 1, "opq_size": UNIQUE}
-    layers = {"encoder_layers": 4, "decoder_layers": 4, "d_model": 256, "feedforward": 1024}
+    layers = {"encoder_layers": 4, "decoder_layers": 4, "d_model": 256, "feedforward": 1024, "dropout": dropout}
     model = Generator(GeneratorConfig(**layers, categories=12, quantizer=settings))
     for level, _ in enumerate(SIZES):
         model.quantizer.codebook(level).normal_(std=DIM**-0.5 / 2**level)
@@ -213,7 +213,7 @@ def main() -> None:
         for name, helped in (("transformers", False), ("transformers, helped", True)):
             peer.shared = helped
             codes, scores = peer.search(prompt, width)
-            row[name] = cpu_ms(lambda p=prompt: peer.search(p, width), 3 if batch == 1 else 1) / batch
+            row[name] = cpu_ms(lambda p=prompt: peer.search(p, width), arguments.repeats if batch == 1 else 1) / batch
             print(f"{f'{name}, batch {batch}':32}{row[name]:9.1f}", flush=True)
         for name, model in (("float32", exact), ("bfloat16", half)):
             found = search(model, prompt, trie, width)

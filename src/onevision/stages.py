@@ -113,6 +113,7 @@ _STAGES = (
         },
         "generator",
         "train the generator: visual semantics, co-occurrence, personalised fine-tuning",
+        distributed=True,
         optional={"parent": "generator"},
     ),
     Stage(

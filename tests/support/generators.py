@@ -3,20 +3,36 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
 
 from onevision.artifacts import Artifact
+from onevision.distributed import Group
 from onevision.features.queries import QuerySet
+from onevision.generator.config import GeneratorTrainingConfig
 from onevision.generator.configuration import GeneratorConfig
 from onevision.generator.modelling import Generator, Memory
+from onevision.generator.prompts import PromptBuilder
+from onevision.generator.samples import Samples, query_samples
+from onevision.generator.training import GeneratorTrainer
 from onevision.quantization.residual import ResidualKMeans
 from onevision.semantic_ids.catalogue import Catalogue
 from onevision.semantic_ids.trie import Trie
 
 DIM, TOKENS, TOKEN_DIM, CATEGORIES = 8, 9, 12, 3
+TRAINING = GeneratorTrainingConfig(
+    batch_size=8,
+    steps_visual=4,
+    steps_cooccurrence=2,
+    steps_personal=4,
+    check_every=2,
+    checkpoint_every=2,
+    learning_rate=1e-2,
+)
+ALONE = Group(0, 1, torch.device("cpu"))
 
 
 def make_catalogue(items: int = 40, seed: int = 0) -> tuple[Catalogue, ResidualKMeans]:
@@ -54,28 +70,45 @@ def make_catalogue(items: int = 40, seed: int = 0) -> tuple[Catalogue, ResidualK
     return catalogue, quantizer
 
 
-def make_generator(quantizer: ResidualKMeans, seed: int = 0) -> Generator:
-    """Random weights, large enough that beams differ."""
+def make_generator(quantizer: ResidualKMeans, seed: int = 0, **changes: Any) -> Generator:
+    """Random weights, large enough that beams differ; `changes` are of its configuration."""
     torch.manual_seed(seed)
-    config = GeneratorConfig(
-        d_model=16,
-        heads=2,
-        feedforward=32,
-        history_length=4,
-        long_history_length=6,
-        token_dim=TOKEN_DIM,
-        image_tokens=TOKENS,
-        categories=CATEGORIES,
-        segments=["new", "old"],
-        quantizer=quantizer.settings(),
-        generation="test",
-    )
-    model = Generator(config)
+    settings: dict[str, Any] = {
+        "d_model": 16,
+        "heads": 2,
+        "feedforward": 32,
+        "history_length": 4,
+        "long_history_length": 6,
+        "token_dim": TOKEN_DIM,
+        "image_tokens": TOKENS,
+        "categories": CATEGORIES,
+        "segments": ["new", "old"],
+        "quantizer": quantizer.settings(),
+        "generation": "test",
+    }
+    model = Generator(GeneratorConfig(**(settings | changes)))
     model.quantizer.load_state_dict(quantizer.state_dict())
     for parameter in model.parameters():
         if parameter.requires_grad and parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=0.3)
     return model.eval()
+
+
+def make_trainer(answers: list[float], seed: int = 0, group: Group = ALONE, **changes: object) -> GeneratorTrainer:
+    """A training of ten steps whose five checks have these answers; `changes` are of its configuration."""
+    catalogue, quantizer = make_catalogue()
+    config = TRAINING.model_copy(update=changes)
+    model = make_generator(quantizer, dropout=config.dropout)
+    queries = make_queries(catalogue, 6)
+    builder = PromptBuilder(model.config, catalogue)
+    clicks = query_samples(queries, builder, catalogue, config)
+    prompts = builder.pictures(queries.embedding, queries.category, queries.tokens)
+    pictures = Samples(prompts, np.arange(6), np.arange(6), np.ones(6, np.float32), np.full(6, -1))
+    sids = torch.from_numpy(catalogue.codes.astype(np.int64))
+    left = iter(answers)
+    category = torch.zeros(len(sids), dtype=torch.long)
+    torch.manual_seed(seed)
+    return GeneratorTrainer(model, config, pictures, clicks, sids, category, lambda: next(left), seed=seed, group=group)
 
 
 def log_probability(model: Generator, memory: Memory, target: torch.Tensor) -> torch.Tensor:

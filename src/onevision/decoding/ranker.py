@@ -17,7 +17,7 @@ from onevision.decoding.beam import Beams, Guide, beam_search
 from onevision.features.queries import QuerySet
 from onevision.generator.choice import ChoiceModel, Shoppers
 from onevision.generator.modelling import Generator, Memory
-from onevision.generator.prompts import PromptBuilder, Task
+from onevision.generator.prompts import PromptBuilder, Task, without_shopper
 from onevision.generator.token_pruning import KeepRule, PruningSetting
 from onevision.quantization.gemm import fast_matmul
 from onevision.semantic_ids.catalogue import Catalogue
@@ -111,7 +111,7 @@ class GeneratorRanker:
         parts = []
         starts = range(0, len(queries), QUERIES_A_BATCH)
         for start in tqdm(starts, desc=progress, disable=None if progress else True):
-            batch = queries.take(np.arange(start, min(start + QUERIES_A_BATCH, len(queries))))
+            batch = self._known(queries.take(np.arange(start, min(start + QUERIES_A_BATCH, len(queries)))))
             parts.append(self._rank_batch(batch, beam_width, k, task, allowed, masks))
         return Ranking(
             np.concatenate([p.items for p in parts]),
@@ -155,7 +155,7 @@ class GeneratorRanker:
         their semantic IDs."""
         parts = []
         for start in range(0, len(queries), QUERIES_A_BATCH):
-            batch = queries.take(np.arange(start, min(start + QUERIES_A_BATCH, len(queries))))
+            batch = self._known(queries.take(np.arange(start, min(start + QUERIES_A_BATCH, len(queries)))))
             shoppers = self.choice.read(batch) if self.choice else None
             parts.append(self._open_buckets(self._search(batch, beam_width, Task.CLICKED, None, shoppers)[1], None))
         widest = max(items.shape[1] for items, _ in parts)
@@ -163,6 +163,10 @@ class GeneratorRanker:
             np.concatenate([_widened(items, widest) for items, _ in parts]),
             np.concatenate([_widened(log_p, widest, -np.inf) for _, log_p in parts]),
         )
+
+    def _known(self, queries: QuerySet) -> QuerySet:
+        """Queries with what the generator was made to know of shoppers."""
+        return queries if self.model.config.shopper else without_shopper(queries)
 
     @torch.inference_mode()
     def _search(

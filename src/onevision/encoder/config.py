@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from onevision.config import Section
+from onevision.precision import Precision
 
 
 class EncoderConfig(Section):
@@ -37,9 +38,7 @@ class EncoderConfig(Section):
         "affine",
         description="affine mirrors, shifts, scales and turns training pictures, so that they are not learnt by heart",
     )
-    precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="of training; auto: bf16 where CPU or GPU has it natively"
-    )
+    precision: Precision = Field("auto", description="of training; auto: bf16 where CPU or GPU has it natively")
     steps: int = Field(1400, ge=1, description="optimiser steps")
     checkpoint_every: int = Field(
         100, ge=0, description="steps between checkpoints, from which a killed training goes on; 0 writes none"

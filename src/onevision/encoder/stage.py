@@ -21,9 +21,10 @@ from onevision.code_version import code_hash
 from onevision.data.contract import CATALOGUE_VIEWS
 from onevision.data.images import decode_image, load_pixels
 from onevision.data.snapshot import Snapshot
+from onevision.distributed import Group, open_group, split_rows
 from onevision.encoder.augmentation import draw_moves, move
 from onevision.encoder.config import EncoderConfig
-from onevision.encoder.distributed import Group, open_group, share_batch_norm, split_products, split_rows
+from onevision.encoder.distributed import share_batch_norm, split_products
 from onevision.encoder.lda import fit_lda
 from onevision.encoder.measures import Neighbours, clicked_item_recall, family_recall, own_item_recall
 from onevision.encoder.model import EMBED_BATCH, Embedded, Encoder, EncoderOutput, join, to_arrays

@@ -5,7 +5,6 @@ L = l1 * L_cl + l2 * L_circle + l3 * L_category
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -18,13 +17,15 @@ from torch import Tensor
 from tqdm import tqdm
 
 from onevision.checkpoint import Checkpoint
+from onevision.distributed import Group
 from onevision.encoder.circle import circle_loss
 from onevision.encoder.config import EncoderConfig
-from onevision.encoder.distributed import Group
 from onevision.encoder.hard_negatives import LookAlikes
 from onevision.encoder.infonce import info_nce
 from onevision.encoder.model import Encoder
 from onevision.encoder.sampler import Batch, TrainingViews, batches
+from onevision.precision import use_bf16
+from onevision.training_state import State, restore_training, saved_weights, training_state
 
 Pooled = Callable[[Batch, np.random.Generator], Tensor]
 
@@ -41,13 +42,6 @@ class LossCurve:
         self.steps.append(step)
         for name, value in losses.items():
             self.values.setdefault(name, []).append(value)
-
-
-def use_bf16(config: EncoderConfig, device: torch.device) -> bool:
-    """Whether to train under bf16 autocast; `auto` asks the CPU or the GPU."""
-    if config.precision == "auto":
-        return torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.cpu._is_avx512_bf16_supported()
-    return config.precision == "bf16"
 
 
 class EncoderTraining:
@@ -99,7 +93,7 @@ class EncoderTraining:
         config = self.encoder.config
         saved = checkpoint.load()
         if saved:
-            self._restore(*saved)
+            self._restore(saved)
         self.group.require_equal(self.done, "the step to go on from")
         self.encoder.train()
         for step in tqdm(range(self.done, config.steps), desc="align", disable=None):
@@ -115,7 +109,7 @@ class EncoderTraining:
     def _step(self, step: int) -> dict[str, Tensor]:
         config, device = self.encoder.config, self.group.device
         batch = next(self.stream)
-        with torch.autocast(device.type, torch.bfloat16, enabled=use_bf16(config, device)):
+        with torch.autocast(device.type, torch.bfloat16, enabled=use_bf16(config.precision, device)):
             features = self.pooled(batch, self.picture_rng)
         known = self.known_category[batch.rows]
         hidden = self.rng.random(len(batch.rows)) < config.category_dropout
@@ -144,48 +138,28 @@ class EncoderTraining:
         frozen = self.encoder.tower.frozen
         return {n: v for n, v in self.encoder.state_dict().items() if not (frozen and n.startswith("tower."))}
 
-    def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Everything that the next step depends on: tensors, and the rest as JSON."""
-        optimizer = self.optimizer.state_dict()
-        tensors = {f"encoder/{name}": value for name, value in self._weights().items()}
-        for number, moments in optimizer["state"].items():
-            tensors |= {f"optimizer/{number}/{name}": value for name, value in moments.items()}
-        tensors["random/cpu"] = torch.get_rng_state()
-        if self.group.device.type == "cuda":
-            tensors["random/cuda"] = torch.cuda.get_rng_state(self.group.device)
+    def _state(self) -> State:
+        """Everything that the next step depends on."""
+        tensors, rest = training_state(self._weights(), self.optimizer, self.schedule, self.group.device)
         if self.look_alikes:
             tensors["look_alikes"] = self.look_alikes.last
-        return tensors, {
+        return tensors, rest | {
             "done": self.done,
-            "groups": optimizer["param_groups"],
-            "schedule": self.schedule.state_dict(),
             "random": [self.rng.bit_generator.state, self.picture_rng.bit_generator.state],
             "queue": self.queue,
             "curve": asdict(self.curve),
         }
 
-    def _restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-        moments: dict[int, dict[str, Tensor]] = defaultdict(dict)
-        weights = self.encoder.state_dict()
-        for key, value in tensors.items():
-            kind, _, name = key.partition("/")
-            if kind == "encoder":
-                weights[name] = value
-            elif kind == "optimizer":
-                number, _, moment = name.partition("/")
-                moments[int(number)][moment] = value
-        self.encoder.load_state_dict(weights)
-        self.optimizer.load_state_dict({"state": moments, "param_groups": state["groups"]})
-        self.schedule.load_state_dict(state["schedule"])
-        torch.set_rng_state(tensors["random/cpu"])
-        if "random/cuda" in tensors and self.group.device.type == "cuda":
-            torch.cuda.set_rng_state(tensors["random/cuda"], self.group.device)
+    def _restore(self, state: State) -> None:
+        tensors, rest = state
+        self.encoder.load_state_dict(self.encoder.state_dict() | saved_weights(state))
+        restore_training(state, self.optimizer, self.schedule, self.group.device)
         if self.look_alikes:
             self.look_alikes.last = tensors["look_alikes"]
-        self.rng.bit_generator.state, self.picture_rng.bit_generator.state = state["random"]
-        self.queue[:] = state["queue"]
-        self.curve = LossCurve(**state["curve"])
-        self.done = state["done"]
+        self.rng.bit_generator.state, self.picture_rng.bit_generator.state = rest["random"]
+        self.queue[:] = rest["queue"]
+        self.curve = LossCurve(**rest["curve"])
+        self.done = rest["done"]
 
 
 def parameter_groups(encoder: Encoder) -> list[dict[str, Any]]:

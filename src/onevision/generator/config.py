@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from onevision.config import Section
+from onevision.precision import Precision
 
 
 class GeneratorTrainingConfig(Section):
@@ -16,9 +17,25 @@ class GeneratorTrainingConfig(Section):
     heads: int = Field(4, ge=1)
     feedforward: int = Field(128, ge=16)
     dropout: float = Field(0.3, ge=0, lt=1)
+    own_id: bool = Field(True, description="whether the photo's own semantic ID is a token of the prompt")
+    patch_tokens: bool = Field(
+        True, description="whether the photo's patches are tokens; if not, its one pooled vector stands for it"
+    )
+    shopper: bool = Field(
+        True, description="whether histories and profile are read, in the prompt and in the choice model"
+    )
     history_length: int = Field(10, ge=1, description="recent items of each kind in the prompt")
     long_history_length: int = Field(50, ge=1, description="older items, read through a few soft tokens")
     batch_size: int = Field(128, ge=2)
+    micro_batches: int = Field(
+        1, ge=1, description="parts of like length that a batch is read in, for less padding and memory; one update"
+    )
+    precision: Precision = Field(
+        "fp32", description="of training; auto: bf16 where CPU or GPU has it natively, which pays for wide models"
+    )
+    checkpoint_every: int = Field(
+        100, ge=0, description="steps between checkpoints, from which a killed training goes on; 0 writes none"
+    )
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.05, ge=0)
     steps_visual: int = Field(200, ge=0, description="stage P: image -> semantic ID, view A -> item of view B")

@@ -11,7 +11,8 @@ class GeneratorConfig(PretrainedConfig):
     """Sizes of the generator.
 
     Args:
-        token_dim, image_tokens: of the tower's patch tokens.
+        token_dim, image_tokens: of the tower's patch tokens; no image tokens: the photo's vector stands for it.
+        own_id, shopper: whether the prompt holds the photo's own semantic ID, and what is known of the shopper.
         categories: leaf categories of the encoder.
         segments: user profiles known in training; row 0 of their table is "unknown".
         quantizer: settings of the codebooks (`ResidualQuantizer.settings`), kept frozen inside the generator.
@@ -32,6 +33,8 @@ class GeneratorConfig(PretrainedConfig):
         long_history_length: int = 50,
         token_dim: int = 192,
         image_tokens: int = 16,
+        own_id: bool = True,
+        shopper: bool = True,
         categories: int = 1,
         segments: list[str] | None = None,
         quantizer: dict[str, Any] | None = None,
@@ -48,6 +51,8 @@ class GeneratorConfig(PretrainedConfig):
         self.long_history_length = long_history_length
         self.token_dim = token_dim
         self.image_tokens = image_tokens
+        self.own_id = own_id
+        self.shopper = shopper
         self.categories = categories
         self.segments = segments or []
         self.quantizer = quantizer or {

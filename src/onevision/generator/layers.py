@@ -26,7 +26,7 @@ class Attention(nn.Module):
         return self._split(key), self._split(value)
 
     def forward(
-        self, x: Tensor, keys_values: tuple[Tensor, Tensor], mask: Tensor | None = None, *, causal: bool = False
+        self, x: Tensor, keys_values: tuple[Tensor, ...], mask: Tensor | None = None, *, causal: bool = False
     ) -> Tensor:
         """Attend from x (B, Q, d); `mask` (B, S) bool, True where there is something to attend to."""
         key, value = keys_values
@@ -69,8 +69,8 @@ class EncoderLayer(nn.Module):
         self.feedforward = FeedForward(d_model, hidden, dropout)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """x (B, S, d), mask (B, S)."""
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """x (B, S, d), mask (B, S) or None where everything may be attended to."""
         normed = self.norm1(x)
         x = x + self.dropout(self.attention(normed, self.attention.keys_values(normed), mask))
         return x + self.dropout(self.feedforward(self.norm2(x)))
@@ -92,14 +92,18 @@ class DecoderLayer(nn.Module):
         self.feedforward = FeedForward(d_model, hidden, dropout)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, context: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
-        """Teacher forcing: x (B, L, d) all at once, context keys and values, mask (B, S)."""
+    def read(self, context: Tensor, mask: Tensor | None) -> tuple[Tensor, ...]:  # noqa: ARG002 - see FrozenDecoderLayer
+        """What the layer needs of a context (B, S, d), computed once a query: keys and values."""
+        return self.cross_attention.keys_values(context)
+
+    def forward(self, x: Tensor, context: tuple[Tensor, ...], mask: Tensor | None) -> Tensor:
+        """Teacher forcing: x (B, L, d) all at once, context keys and values, mask (B, S) or None."""
         normed = self.norm1(x)
         attended = self.self_attention(normed, self.self_attention.keys_values(normed), causal=True)
         return self._rest(x + self.dropout(attended), context, mask)
 
     def step(
-        self, x: Tensor, bank: Tensor | None, path: Tensor, context: tuple[Tensor, Tensor], mask: Tensor
+        self, x: Tensor, bank: Tensor | None, path: Tensor, context: tuple[Tensor, ...], mask: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """One code: x (B, W, d) of W beams, which share the query's context keys and values.
 
@@ -114,13 +118,28 @@ class DecoderLayer(nn.Module):
         normed = self.norm1(x)
         own = attention.key_value(normed).flatten(0, 1)
         bank = own if bank is None else torch.cat([bank, own])
-        # One query and at most a few keys a beam: sums of products are faster than the fused attention.
-        rows = bank.index_select(0, path.flatten()).view(*path.shape, 2, attention.heads, -1)
-        key, value = rows.unbind(3)
-        query = attention.query(normed).view(*x.shape[:2], 1, attention.heads, -1) * key.shape[-1] ** -0.5
-        attended = ((query * key).sum(-1, keepdim=True).softmax(2) * value).sum(2)
-        return self._rest(x + attention.output(attended.view(x.shape)), context, mask), bank
+        attended = attention.output(written_attention(attention.query(normed), bank, path, attention.heads))
+        return self._rest(x + attended, context, mask), bank
 
-    def _rest(self, x: Tensor, context: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
+    def _rest(self, x: Tensor, context: tuple[Tensor, ...], mask: Tensor | None) -> Tensor:
         x = x + self.dropout(self.cross_attention(self.norm2(x), context, mask))
         return x + self.dropout(self.feedforward(self.norm3(x)))
+
+
+def written_attention(query: Tensor, bank: Tensor, path: Tensor, heads: int) -> Tensor:
+    """Attention (B, W, d) of beams (B, W, d) to the codes that each has written: rows `path` (B, W, l) of the bank.
+
+    One query and at most a few keys a beam: sums of products are faster than the fused attention.
+    """
+    rows = bank.index_select(0, path.flatten()).view(-1, path.shape[2], 2, heads, query.shape[-1] // heads)
+    key, value = rows.unbind(2)
+    if path.shape[2] == 1:  # one key has all the attention
+        return value.reshape(query.shape)
+    split = query.reshape(-1, 1, heads, key.shape[-1]) * key.shape[-1] ** -0.5
+    weight = (split * key).sum(-1, keepdim=True).softmax(1)
+    return (weight * value).sum(1).view(query.shape)
+
+
+def unless_full(mask: Tensor) -> Tensor | None:
+    """A mask (B, S), or None if nothing is masked: attention without one is faster. No GPU is asked: it would wait."""
+    return None if mask.device.type == "cpu" and bool(mask.all()) else mask

@@ -30,25 +30,26 @@ from torch import Tensor, nn
 
 from onevision.errors import ArtifactError
 from onevision.generator.configuration import GeneratorConfig
-from onevision.generator.layers import DecoderLayer, EncoderLayer
-from onevision.generator.packing import pack
-from onevision.generator.prompts import Prompt, Task
+from onevision.generator.frozen import FrozenDecoderLayer, FrozenEncoderLayer
+from onevision.generator.layers import DecoderLayer, EncoderLayer, unless_full
+from onevision.generator.packing import PackedLinear
+from onevision.generator.prompts import LONG_TOKENS, Prompt, Task
 from onevision.generator.token_pruning import KeepRule, merge_dropped
+from onevision.precision import in_float32
 from onevision.quantization.residual import ResidualQuantizer
 
 WEIGHTS = "model.safetensors"
 
 HISTORY_KINDS = 3
-LONG_TOKENS = 4
 
 
 class Memory(NamedTuple):
-    """What the decoder reads: cross-attention keys and values a layer, mask (B, S), and the point z (B, d).
+    """What the decoder reads: what each layer made of the context (`read`), mask (B, S), and the point z (B, d).
 
     `kept` (B,) counts image tokens that were kept, `category_logits` (B, K) guess the product's category.
     """
 
-    keys_values: list[tuple[Tensor, Tensor]]
+    keys_values: list[tuple[Tensor, ...]]
     mask: Tensor
     point: Tensor
     kept: Tensor
@@ -56,8 +57,8 @@ class Memory(NamedTuple):
 
     def take(self, rows: Tensor) -> Memory:
         """The queries of these rows."""
-        pairs = [(key[rows], value[rows]) for key, value in self.keys_values]
-        return Memory(pairs, *(value[rows] for value in self[1:]))
+        read = [tuple(value[rows] for value in layer) for layer in self.keys_values]
+        return Memory(read, *(value[rows] for value in self[1:]))
 
 
 class Past(NamedTuple):
@@ -122,7 +123,8 @@ class Generator(nn.Module):
         self.log_taste = nn.Parameter(torch.linspace(1.5, 2.5, len(sizes)))
         self.category_head = nn.Linear(d, config.categories)
         self._frozen_tables: Tensor | None = None
-        self._frozen_keys: list[Tensor] | None = None
+        self._frozen_keys: list[PackedLinear] = []
+        self._frozen_heads: list[PackedLinear] = []
         self.apply(self._init_weights)
         for pointer in cast(list[nn.Linear], self.pointers):
             nn.init.zeros_(pointer.weight)
@@ -143,9 +145,17 @@ class Generator(nn.Module):
         """
         self.eval().requires_grad_(False)
         self._frozen_tables = self._code_tables()
-        self._frozen_keys = [self._long_keys(level) for level, _ in enumerate(self.codebook_sizes)]
+        self._frozen_keys = [PackedLinear(self._long_keys(level)) for level, _ in enumerate(self.codebook_sizes)]
+        self._frozen_heads = [
+            PackedLinear(torch.cat([pointer.weight, mixing.weight]), torch.cat([pointer.bias, mixing.bias]))
+            for pointer, mixing in zip(
+                cast(list[nn.Linear], self.pointers), cast(list[nn.Linear], self.mixing), strict=True
+            )
+        ]
         for module in (self.encoder, self.encoder_norm, self.decoder, self.decoder_norm):
-            pack(module.to(layers))
+            module.to(layers)
+        self.encoder = nn.ModuleList(FrozenEncoderLayer(layer) for layer in cast(list[EncoderLayer], self.encoder))
+        self.decoder = nn.ModuleList(FrozenDecoderLayer(layer) for layer in cast(list[DecoderLayer], self.decoder))
         return self
 
     def save_pretrained(self, folder: Path) -> None:
@@ -179,14 +189,15 @@ class Generator(nn.Module):
     def read(self, prompt: Prompt, pruning: KeepRule | None = None) -> Memory:
         """Encode prompts; with `pruning`, image tokens leave the sequence after the first layer."""
         front, patches, back, back_mask = self._embed(prompt)
-        front_mask = torch.ones(front.shape[:2], dtype=torch.bool)
-        patch_mask = torch.ones(patches.shape[:2], dtype=torch.bool)
+        front_mask = torch.ones(front.shape[:2], dtype=torch.bool, device=front.device)
+        patch_mask = torch.ones(patches.shape[:2], dtype=torch.bool, device=front.device)
         first, count = front.shape[1], patches.shape[1]
         x = self.dropout(torch.cat([front, patches, back], 1)).to(self.encoder_norm.weight.dtype)
         mask = torch.cat([front_mask, patch_mask, back_mask], 1)
-        kept = torch.full((len(prompt),), count)
+        kept = torch.full((len(prompt),), count, device=front.device)
+        attended = unless_full(mask)
         for number, layer in enumerate(cast(list[EncoderLayer], self.encoder)):
-            if number == 1 and pruning is not None:
+            if number == 1 and pruning is not None and count:
                 span = slice(first, first + count)
                 mass = layer.mass(x, mask, reader=0)[:, span].float()
                 keep = pruning(mass)
@@ -194,29 +205,30 @@ class Generator(nn.Module):
                 tokens, token_mask = merge_dropped(x[:, span].float(), mass, keep)
                 x = torch.cat([x[:, :first], tokens.to(x.dtype), x[:, first + count :]], 1)
                 mask = torch.cat([front_mask, token_mask, back_mask], 1)
-            x = layer(x, mask)
+                attended = unless_full(mask)
+            x = layer(x, attended)
         x = self.encoder_norm(x)
-        keys_values = [layer.cross_attention.keys_values(x) for layer in cast(list[DecoderLayer], self.decoder)]
+        keys_values = [layer.read(x, attended) for layer in cast(list[DecoderLayer], self.decoder)]
         return Memory(keys_values, mask, prompt.embedding, kept, self.category_head(x[:, 0].float()))
 
     def _embed(self, prompt: Prompt) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         kind = self.kind.weight
         tables = self._code_tables() if self._frozen_tables is None else self._frozen_tables
-        front = torch.stack(
-            [
-                self.task(prompt.task) + kind[0],
-                self.segment(prompt.segment) + kind[1],
-                self.vector(prompt.embedding),
-                self._own_id(prompt.embedding, tables) + kind[2],
-                self.category(prompt.category) + kind[3],
-            ],
-            1,
-        )
-        patches = self.image(prompt.tokens.float()) + self.image_position
+        front = [
+            self.task(prompt.task) + kind[0],
+            self.segment(prompt.segment) + kind[1],
+            self.vector(prompt.embedding),
+            self.category(prompt.category) + kind[3],
+        ]
+        if self.config.own_id:
+            front.insert(3, self._own_id(prompt.embedding, tables) + kind[2])
+        tokens = prompt.tokens[:, : self.config.image_tokens]
+        patches = self.image(tokens.float()) + self.image_position
         history, history_mask = self._history(prompt.history, tables)
         long, long_mask = self._long_history(prompt.long_history, tables)
-        return front, patches, torch.cat([history, long], 1), torch.cat([history_mask, long_mask], 1)
+        return torch.stack(front, 1), patches, torch.cat([history, long], 1), torch.cat([history_mask, long_mask], 1)
 
+    @in_float32
     def _own_id(self, embedding: Tensor, tables: Tensor) -> Tensor:
         """The query's own semantic ID, as one token."""
         rest = embedding
@@ -242,18 +254,19 @@ class Generator(nn.Module):
 
     def _items(self, sids: Tensor, tables: Tensor) -> Tensor:
         """Tokens (..., d) of items by semantic ID (..., L)."""
-        first = torch.tensor([0, *self.codebook_sizes[:-1]]).cumsum(0)
+        first = torch.tensor([0, *self.codebook_sizes[:-1]], device=sids.device).cumsum(0)
         summed = F.embedding_bag((sids + first).flatten(0, -2), tables, mode="sum")
         return self.item_norm(summed.view(*sids.shape[:-1], summed.shape[-1]))
 
     def _history(self, history: Tensor, tables: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, 3, H, L) -> tokens (B, 3 h, d) and mask, cut to the longest history h of the batch."""
-        there = history[..., 0] >= 0
-        longest = int(there.sum(-1).max()) if there.numel() else 0
-        there, history = there[:, :, :longest], history[:, :, :longest]
-        tokens = self._items(history.clamp_min(0), tables) + self.history_kind.weight[:, None]
-        tokens = tokens + self.history_position.weight[:longest]
-        return tokens.flatten(1, 2), there.flatten(1)
+        """(B, 3, H, L) -> tokens (B, h, d) and mask, h the most items that a prompt of the batch has."""
+        length = history.shape[2]
+        there = (history[..., 0] >= 0).flatten(1)
+        longest = int(there.sum(1).max()) if there.numel() else 0
+        place = there.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :longest]
+        sids = history.flatten(1, 2).gather(1, place[..., None].expand(-1, -1, history.shape[3]))
+        position = self.history_kind.weight[place // length] + self.history_position.weight[place % length]
+        return self._items(sids.clamp_min(0), tables) + position, there.gather(1, place)
 
     def _long_history(self, sids: Tensor, tables: Tensor) -> tuple[Tensor, Tensor]:
         """(B, M, L) -> a few soft tokens (B, 4, d), each a learnt average of the long history."""
@@ -276,16 +289,23 @@ class Generator(nn.Module):
 
     def next_codes(self, memory: Memory, target: Tensor) -> list[Tensor]:
         """Log-probabilities of every level (B, K_l) when the codes before it are those of `target` (B, L)."""
-        rests = [memory.point]
-        for level in range(len(self.codes) - 1):
-            rests.append(self.quantizer.advance(rests[-1], level, target[:, level]))
+        rests = self._rests(memory.point, target)
         written = [table(target[:, level]) for level, table in enumerate(self.codes[:-1])]
         x = torch.stack([self.start.expand(len(target), -1), *written], 1)
         x = x + self.decoder_position + self.unexplained(torch.stack(rests, 1))
+        mask = unless_full(memory.mask)
         for layer, context in zip(self.decoder, memory.keys_values, strict=True):
-            x = layer(x, context, memory.mask)
+            x = layer(x, context, mask)
         x = self.decoder_norm(x)
-        return [self._score(x[:, level], rest, level) for level, rest in enumerate(rests)]
+        return [self._score(x[:, level].float(), rest, level) for level, rest in enumerate(rests)]
+
+    @in_float32
+    def _rests(self, point: Tensor, target: Tensor) -> list[Tensor]:
+        """What is left to explain (B, d) before every code of `target` (B, L)."""
+        rests = [point]
+        for level in range(len(self.codes) - 1):
+            rests.append(self.quantizer.advance(rests[-1], level, target[:, level]))
+        return rests
 
     def step(
         self, memory: Memory, level: int, code: Tensor | None, rest: Tensor, past: Past | None, children: Tensor
@@ -307,19 +327,26 @@ class Generator(nn.Module):
         written = 0 if past is None else len(past.banks[0])
         path = torch.arange(written, written + batch * width).view(batch, width, 1)
         path = path if past is None else torch.cat([past.path, path], 2)
-        banks = []
+        banks, mask = [], unless_full(memory.mask)
         for number, layer in enumerate(cast(list[DecoderLayer], self.decoder)):
             before = None if past is None else past.banks[number]
-            x, bank = layer.step(x, before, path, memory.keys_values[number], memory.mask)
+            x, bank = layer.step(x, before, path, memory.keys_values[number], mask)
             banks.append(bank)
         return self._score(self.decoder_norm(x).float(), rest, level, children), Past(banks, path)
 
+    @in_float32
     def _score(self, hidden: Tensor, rest: Tensor, level: int, codes: Tensor | None = None) -> Tensor:
         """Log-probabilities (..., K_l) float32 of the codes of a level, or only of `codes` (..., C)."""
-        mixing, sharper_look, sharper_taste = self.mixing[level](hidden).split(1, -1)
+        if self._frozen_heads:
+            move, mixing, sharper_look, sharper_taste = self._frozen_heads[level](hidden).split(
+                (rest.shape[-1], 1, 1, 1), -1
+            )
+        else:
+            move = self.pointers[level](hidden)
+            mixing, sharper_look, sharper_taste = self.mixing[level](hidden).split(1, -1)
         look_sharpness = (self.log_look[level] + sharper_look).exp()
         taste_sharpness = (self.log_taste[level] + sharper_taste).exp()
-        points = torch.stack([rest, rest + self.pointers[level](hidden)])
+        points = torch.stack([rest, rest + move])
         sharpness = torch.stack([look_sharpness, taste_sharpness])
         look, taste = self._logits(points, sharpness, level).log_softmax(-1)
         if codes is not None:
@@ -331,8 +358,8 @@ class Generator(nn.Module):
 
         One product: [2 s r, -s] [C_l[k], ||C_l[k]||^2].
         """
-        keys = self._long_keys(level) if self._frozen_keys is None else self._frozen_keys[level]
-        return torch.cat([2 * sharpness * self.quantizer.part(points, level), -sharpness], -1) @ keys.T
+        points = torch.cat([2 * sharpness * self.quantizer.part(points, level), -sharpness], -1)
+        return self._frozen_keys[level](points) if self._frozen_keys else points @ self._long_keys(level).T
 
     def _long_keys(self, level: int) -> Tensor:
         """Codes of a level and their squared lengths, (K_l, d + 1)."""

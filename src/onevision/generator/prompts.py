@@ -15,6 +15,9 @@ from onevision.features.queries import QuerySet
 from onevision.generator.configuration import GeneratorConfig
 from onevision.semantic_ids.catalogue import Catalogue
 
+LONG_TOKENS = 4
+"""Tokens that the long history is read through."""
+
 
 class Task(IntEnum):
     """What the generator is asked to write."""
@@ -52,6 +55,15 @@ class Prompt:
         """The prompts of these rows."""
         return Prompt(*(value[rows] for value in self._values()))
 
+    def to(self, device: torch.device) -> Prompt:
+        """The same prompts on a device."""
+        return Prompt(*(value.to(device) for value in self._values()))
+
+    def lengths(self) -> Tensor:
+        """Tokens (B,) of history and long history: what prompts differ in."""
+        recent = (self.history[..., 0] >= 0).sum((1, 2))
+        return recent + LONG_TOKENS * (self.long_history[:, 0, 0] >= 0)
+
     def without_user(self, rows: Tensor | None = None) -> Prompt:
         """Hide history and profile, of `rows` (B,) bool or of all."""
         hidden = torch.ones(len(self), dtype=torch.bool) if rows is None else rows
@@ -77,6 +89,19 @@ class Prompt:
 def concatenate(prompts: Sequence[Prompt]) -> Prompt:
     """Stack batches of prompts."""
     return Prompt(*(torch.cat(values) for values in zip(*(p._values() for p in prompts), strict=True)))
+
+
+def without_shopper(queries: QuerySet) -> QuerySet:
+    """The same queries of people of whom nothing is known."""
+    none: list[list[str]] = [[] for _ in range(len(queries))]
+    return replace(
+        queries,
+        recent_clicked=none,
+        recent_searched=none,
+        recent_ordered=none,
+        long_history=none,
+        segment=[None] * len(queries),
+    )
 
 
 class PromptBuilder:

@@ -9,8 +9,11 @@ import numpy as np
 import torch
 
 from onevision.artifacts import finish_artifact, open_artifact, require_same_generation, start_artifact, write_json
+from onevision.checkpoint import Checkpoint
+from onevision.code_version import code_hash
 from onevision.data.snapshot import Snapshot
 from onevision.decoding.ranker import GeneratorRanker
+from onevision.distributed import Group, open_group, split_rows
 from onevision.encoder.model import Encoder
 from onevision.errors import OneVisionError
 from onevision.features.queries import QuerySet
@@ -19,7 +22,7 @@ from onevision.generator.choice_fitting import fit_choice
 from onevision.generator.config import GeneratorTrainingConfig
 from onevision.generator.configuration import GeneratorConfig
 from onevision.generator.modelling import Generator
-from onevision.generator.prompts import PromptBuilder
+from onevision.generator.prompts import PromptBuilder, without_shopper
 from onevision.generator.samples import picture_samples, query_samples
 from onevision.generator.training import GeneratorTrainer
 from onevision.generator.traits import item_traits
@@ -28,8 +31,10 @@ from onevision.metrics.ranking import hit_rate
 from onevision.quantization.residual import ResidualQuantizer
 from onevision.report import Figure, ReportTable, StageReport
 from onevision.reporting.charts import line_chart
+from onevision.reporting.event_file import write_events
 from onevision.semantic_ids.catalogue import Catalogue
 
+EVENTS = "training.tfevents"
 VALIDATION_QUERIES = 400
 VALIDATION_BEAMS = 50
 
@@ -49,6 +54,8 @@ def run(
 ) -> StageReport:
     """Train the generator on the stages P, S1 and S2; see docs/artifacts.md for what is written.
 
+    Under `torchrun` every process comes here with the same arguments; only process 0 writes.
+
     Args:
         parent: a generator of these codebooks to go on from, by `warm_steps` on the newest day and a replay; its
             weights are kept where validation days like them best.
@@ -59,7 +66,6 @@ def run(
     if parent:
         parents["parent"] = open_artifact(parent, "generator")
     require_same_generation(*parents.values())
-    start_artifact(out)
     torch.manual_seed(seed)
     catalogue = Catalogue.open(semantic_ids)
     train = QuerySet.load(pairs, encoder, features, split="train")
@@ -73,6 +79,8 @@ def run(
         model = open_parent(parent, generation, train)
     else:
         model = build_generator(config, encoder, quantizer, train, generation)
+    if not model.config.shopper:
+        train, held_out, validation = (without_shopper(queries) for queries in (train, held_out, validation))
     builder = PromptBuilder(model.config, catalogue)
     pictures = picture_samples(encoder, builder, catalogue)
     clicks = query_samples(train, builder, catalogue, config)
@@ -81,28 +89,38 @@ def run(
         clicks = mostly(clicks, day[clicks.row], config.warm_day_share)
         pictures = mostly(pictures, new_items(catalogue)[pictures.item], config.warm_day_share)
     ranker = GeneratorRanker(model, catalogue)
-    number = catalogue.numbers()
-    relevant = [[number[c] for c in clicked[:1] if c in number] for clicked in validation.clicked]
-
-    def validate() -> float:
-        ranking = ranker.rank(validation, VALIDATION_BEAMS, 50)
-        return float(np.mean([hit_rate(ranking.items, relevant, k).mean() for k in (10, 50)]))
-
     categories = torch.from_numpy(_category_rows(encoder, catalogue))
     sids = torch.from_numpy(catalogue.codes.astype(np.int64))
-    before = (validate(), copy.deepcopy(model.state_dict())) if parent else None
-    log = GeneratorTrainer(model, config, pictures, clicks, sids, categories, validate, seed).train()
+    identities = {name: artifact.identity for name, artifact in parents.items()}
+    work = [config.model_dump(), seed, identities, code_hash(__name__), torch.__version__]
+    checkpoint = Checkpoint.of("sft", out, work)
+    with open_group() as group:
+        if group.rank == 0:
+            start_artifact(out)
+
+        def validate() -> float:
+            return hit_rate_of(ranker, validation, group)
+
+        before = (validate(), copy.deepcopy(model.state_dict())) if parent else None
+        model.to(group.device)
+        trainer = GeneratorTrainer(model, config, pictures, clicks, sids, categories, validate, seed=seed, group=group)
+        log = trainer.run(checkpoint)
+        model.cpu()
+        if group.rank > 0:
+            return StageReport("sft")
     if before is not None:
         log.checks = {PARENT: before[0], **log.checks}
         if before[0] >= log.checks[log.kept]:
             model.load_state_dict(before[1])
             log.kept = PARENT
+    alone = Group(0, 1, torch.device("cpu"))
     traits = item_traits(catalogue, Snapshot.open(snapshot), encoder)
     items = item_table(catalogue, train, categories.numpy())
     choice = fit_choice(ranker, items, traits, train, held_out, config, seed)
     model.save_pretrained(out)
     choice.model.save_pretrained(out)
     write_json(out / "history.json", {"steps": log.steps, "loss": log.loss, "checks": log.checks, "kept": log.kept})
+    write_events(out / EVENTS, log.curves())
     curve = line_chart(log.steps, {"loss": list(log.loss)}, title="Generator loss")
     report = StageReport(
         "sft",
@@ -113,7 +131,10 @@ def run(
             "queries_without_target": len(train) - len(np.unique(clicks.row)),
             "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         },
-        metrics={"validation_hit_rate": max(log.checks.values(), default=0.0), "choice_hit_rate": validate()},
+        metrics={
+            "validation_hit_rate": max(log.checks.values(), default=0.0),
+            "choice_hit_rate": hit_rate_of(ranker, validation, alone),
+        },
         warnings=[] if log.kept.startswith("S2") else [f"the best check on validation days was {log.kept or 'none'}"],
         tables=[
             ReportTable(
@@ -126,7 +147,22 @@ def run(
         figures=[Figure("Generator loss", "svg", curve, "Negative log-probability of the semantic ID; P, S1, S2.")],
     )
     finish_artifact(out, "generator", parents=parents, counts=report.counts)
+    checkpoint.remove()
     return report
+
+
+def hit_rate_of(ranker: GeneratorRanker, validation: QuerySet, group: Group) -> float:
+    """Mean of HR@10 and HR@50 of the first clicks; each process asks its share of the searches, on its CPU."""
+    bounds = split_rows(len(validation), group.size)
+    mine = validation.take(np.arange(len(validation))[group.share(bounds)])
+    number = ranker.prompts.number
+    relevant = [[number[c] for c in clicked[:1] if c in number] for clicked in mine.clicked]
+    device = next(ranker.model.parameters()).device
+    ranker.model.cpu().eval()
+    items = ranker.rank(mine, VALIDATION_BEAMS, 50).items
+    ranker.model.to(device)
+    hits = torch.from_numpy(np.stack([hit_rate(items, relevant, k) for k in (10, 50)], 1))
+    return group.gather(hits.to(group.device), bounds).mean().item()
 
 
 def build_generator(
@@ -144,7 +180,9 @@ def build_generator(
         history_length=config.history_length,
         long_history_length=config.long_history_length,
         token_dim=train.tokens.shape[2],
-        image_tokens=train.tokens.shape[1],
+        image_tokens=train.tokens.shape[1] if config.patch_tokens else 0,
+        own_id=config.own_id,
+        shopper=config.shopper,
         categories=len(Encoder.read_categories(encoder)),
         segments=sorted({s for s in train.segment if s}),
         quantizer=codebooks.settings(),

@@ -47,7 +47,7 @@ def keep_by_mass(mass: Tensor, setting: PruningSetting) -> Tensor:
     """
     share, order = (mass / mass.sum(1, keepdim=True)).sort(dim=1, descending=True, stable=True)
     before = share.cumsum(1) - share
-    rank = torch.arange(mass.shape[1])
+    rank = torch.arange(mass.shape[1], device=mass.device)
     wanted = (before < setting.mass) | (rank < setting.min_tokens)
     wanted &= rank < max(setting.max_tokens, setting.min_tokens)
     return torch.zeros_like(wanted).scatter_(1, order, wanted)

@@ -44,7 +44,7 @@ def open_parent(parent: Path, generation: str, train: QuerySet) -> Generator:
             f"{parent}: writes codes of generation {model.config.generation}, the codebooks are of {generation}"
         )
     reads, given = (model.config.image_tokens, model.config.token_dim), train.tokens.shape[1:]
-    if reads != given:
+    if model.config.image_tokens and reads != given:
         raise ArtifactError(f"{parent}: reads pictures as tokens of shape {reads}, this encoder writes {tuple(given)}")
     return model
 

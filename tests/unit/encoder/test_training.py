@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from onevision.checkpoint import Checkpoint
+from onevision.distributed import Group
 from onevision.encoder.augmentation import draw_moves, move
 from onevision.encoder.config import EncoderConfig
-from onevision.encoder.distributed import Group
 from onevision.encoder.model import Encoder
 from onevision.encoder.sampler import Batch, TrainingViews
 from onevision.encoder.training import EncoderTraining, LossCurve, parameter_groups

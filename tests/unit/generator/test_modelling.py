@@ -4,8 +4,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support.generators import log_probability, make_catalogue, make_generator, make_queries
+from support.generators import TOKENS, log_probability, make_catalogue, make_generator, make_queries
 
+from onevision.decoding.ranker import GeneratorRanker
 from onevision.errors import ArtifactError
 from onevision.generator.modelling import Generator
 from onevision.generator.prompts import Prompt, PromptBuilder, Task
@@ -143,3 +144,28 @@ def test_weights_that_were_cut_off_are_refused_by_name(tmp_path: Path) -> None:
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(ArtifactError, match=r"model\.safetensors: not the weights of a generator"):
         Generator.from_pretrained(tmp_path)
+
+
+@torch.no_grad()
+def test_a_prompt_without_the_photos_own_id_is_a_token_shorter(prompt: Prompt) -> None:
+    without = make_generator(QUANTIZER, own_id=False)
+    assert without.read(prompt).mask.shape[1] == MODEL.read(prompt).mask.shape[1] - 1
+
+
+@torch.no_grad()
+def test_without_patch_tokens_the_photos_vector_stands_for_it(prompt: Prompt) -> None:
+    without = make_generator(QUANTIZER, image_tokens=0)
+    memory = without.read(prompt, PruningSetting(mass=0.5).keep)
+    assert memory.mask.shape[1] == MODEL.read(prompt).mask.shape[1] - TOKENS
+    assert (memory.kept == 0).all()
+    other = replace(prompt, tokens=torch.randn_like(prompt.tokens.float()).half())
+    torch.testing.assert_close(scores(without, other), scores(without, prompt))
+    assert not torch.allclose(scores(MODEL, other), scores(MODEL, prompt))
+
+
+def test_a_generator_that_knows_no_shoppers_finds_the_same_for_all_of_them() -> None:
+    ranker = GeneratorRanker(make_generator(QUANTIZER, shopper=False), CATALOGUE)
+    strangers = QUERIES.with_histories_of(np.arange(len(QUERIES))[::-1])
+    np.testing.assert_array_equal(ranker.rank(QUERIES, 8, 10).items, ranker.rank(strangers, 8, 10).items)
+    personal = GeneratorRanker(MODEL, CATALOGUE)
+    assert (personal.rank(QUERIES, 8, 10).items != personal.rank(strangers, 8, 10).items).any()

@@ -1,33 +1,61 @@
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from onevision.generator.packing import PackedLinear, pack
+from onevision.generator.frozen import FrozenDecoderLayer, FrozenEncoderLayer
+from onevision.generator.layers import DecoderLayer, EncoderLayer
+from onevision.generator.packing import PackedLinear
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shape", [(16,), (1, 16), (3, 5, 16), (2, 3, 5, 16)])
+@pytest.mark.parametrize("bias", [True, False])
 @torch.inference_mode()
-def test_a_packed_map_computes_the_same(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+def test_a_packed_map_computes_the_same(dtype: torch.dtype, shape: tuple[int, ...], bias: bool) -> None:
     torch.manual_seed(0)
-    plain = nn.Sequential(nn.Linear(16, 24), nn.GELU(), nn.Sequential(nn.Linear(24, 8, bias=False))).to(dtype)
+    plain = nn.Linear(16, 24, bias=bias).to(dtype)
     x = torch.randn(shape).to(dtype)
-    expected = plain(x)
-    pack(plain)
-    assert isinstance(plain[0], PackedLinear) or dtype == torch.bfloat16
     tolerance = 1e-6 if dtype == torch.float32 else 0.02
-    torch.testing.assert_close(plain(x), expected, atol=tolerance, rtol=tolerance)
+    alike = {"atol": tolerance, "rtol": tolerance}
+    torch.testing.assert_close(PackedLinear.of(plain)(x), plain(x), **alike)
+    torch.testing.assert_close(PackedLinear.of(plain, gelu=True)(x), F.gelu(plain(x)), **alike)
 
 
 @torch.inference_mode()
 def test_a_strided_input_is_taken_as_it_is() -> None:
     linear = nn.Linear(16, 24)
     x = torch.randn(4, 16, 7).transpose(1, 2)[:, ::2]
-    torch.testing.assert_close(PackedLinear(linear)(x), linear(x), atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(PackedLinear.of(linear)(x), linear(x), atol=1e-6, rtol=1e-6)
 
 
-def test_what_is_no_linear_map_stays() -> None:
-    module = nn.ModuleDict({"norm": nn.LayerNorm(8), "embedding": nn.Embedding(3, 8)})
-    before = dict(module.named_children())
-    pack(module)
-    assert dict(module.named_children()) == before
+@torch.inference_mode()
+def test_where_weights_cannot_be_packed_the_map_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onevision.generator.packing.can_pack", lambda weight: False)
+    linear, x = nn.Linear(16, 24), torch.randn(3, 16)
+    torch.testing.assert_close(PackedLinear.of(linear)(x), linear(x))
+    torch.testing.assert_close(PackedLinear.of(linear, gelu=True)(x), F.gelu(linear(x)))
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@torch.inference_mode()
+def test_frozen_layers_compute_the_same(masked: bool) -> None:
+    torch.manual_seed(0)
+    encoder, decoder = EncoderLayer(16, 2, 32, 0.3).eval(), DecoderLayer(16, 2, 32, 0.3).eval()
+    mask = torch.rand(3, 7) < 0.6 if masked else None
+    if mask is not None:
+        mask[:, 0] = True
+    x = torch.randn(3, 7, 16)
+    torch.testing.assert_close(FrozenEncoderLayer(encoder)(x, mask), encoder(x, mask), atol=1e-5, rtol=1e-5)
+    context = decoder.cross_attention.keys_values(x)
+    frozen = FrozenDecoderLayer(decoder)
+    read = frozen.read(x, mask)
+    bank, other = None, None
+    path = torch.zeros(3, 5, 0, dtype=torch.long)
+    for _ in range(3):
+        beams = torch.randn(3, 5, 16)
+        first = path.shape[2] * 15
+        path = torch.cat([path, torch.arange(first, first + 15).view(3, 5, 1)], 2)
+        expected, bank = decoder.step(beams, bank, path, context, mask)
+        found, other = frozen.step(beams, other, path, read, mask)
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)

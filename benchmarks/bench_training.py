@@ -1,0 +1,172 @@
+"""Training of the generator (stage S2) against a plain PyTorch loop, and its share of the machine's matrix rate.
+
+    make bench-training
+    python benchmarks/bench_training.py [--batch 128] [--repeats 3] [--out FILE.json]
+
+One generator of 9M parameters (4 + 4 layers, d = 256, codebooks 4096/1024/512 + 64), dropout 0.3. A batch is what S2
+draws: 30 % searches with histories as long as those of the quickstart shop, three in ten of them hidden, and 70 %
+pictures without any. The peer is the loop that `transformers.Trainer` runs, written out, because the `Trainer` itself
+needs `accelerate`: random batches padded to their longest, clipping, AdamW; once in float32, once under bf16 autocast.
+Both sides draw the same batches and compute the same loss. One thread; CPU seconds, the best of several steps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from bench_decoding import make_generator, make_prompt, make_sids
+from torch.utils.flop_counter import FlopCounterMode
+
+from onevision.distributed import Group
+from onevision.generator.config import GeneratorTrainingConfig
+from onevision.generator.prompts import Prompt
+from onevision.generator.samples import Samples
+from onevision.generator.training import CATEGORY_LOSS, MAX_GRADIENT_NORM, GeneratorTrainer, sid_loss
+from onevision.quantization.gemm import fast_matmul
+
+HISTORY, LONG_SHARE = (6.7, 4.6, 2.5), 0.9
+"""Mean length of each history, and how many shoppers have a long one: quickstart's."""
+SEED, ITEMS = 7, 20_000
+MICRO_BATCHES = 3
+"""Two parts of a batch are pictures alone, then; the searches are in the third."""
+
+
+def make_trainer(precision: str, micro_batches: int, batch: int) -> GeneratorTrainer:
+    """A training of our loop on random pictures and searches."""
+    sids = make_sids(ITEMS)
+    model = make_generator(dropout=0.3)
+    config = GeneratorTrainingConfig(
+        batch_size=batch,
+        micro_batches=micro_batches,
+        precision=precision,  # type: ignore[arg-type]
+        token_dropout=0.0,
+        steps_visual=0,
+        steps_cooccurrence=0,
+        steps_personal=1000,
+    )
+    rng = np.random.default_rng(SEED)
+    searches, pictures = make_prompt(model, sids, 500), make_prompt(model, sids, 500).without_user()
+    cut_histories(searches, rng)
+
+    def samples(prompts: Prompt) -> Samples:
+        rows = np.arange(len(prompts))
+        return Samples(prompts, rows, rng.integers(0, ITEMS, len(rows)), np.ones(len(rows), np.float32), rows * 0 - 1)
+
+    targets, category = torch.from_numpy(sids.astype(np.int64)), torch.from_numpy(rng.integers(0, 12, ITEMS))
+    torch.manual_seed(SEED)
+    alone = Group(0, 1, torch.device("cpu"))
+    return GeneratorTrainer(
+        model, config, samples(pictures), samples(searches), targets, category, lambda: 0.0, seed=SEED, group=alone
+    )
+
+
+def cut_histories(prompt: Prompt, rng: np.random.Generator) -> None:
+    """Shorten full histories to random lengths."""
+    longest = prompt.history.shape[2]
+    lengths = np.minimum(rng.poisson(HISTORY, (len(prompt), len(HISTORY))), longest)
+    prompt.history[torch.arange(longest) >= torch.from_numpy(lengths)[..., None]] = -1
+    prompt.long_history[torch.from_numpy(rng.random(len(prompt)) > LONG_SHARE)] = -1
+
+
+def plain_loop(trainer: GeneratorTrainer) -> Callable[[], None]:
+    """One step of the peer, with the trainer's batches and its model."""
+    model, bf16 = trainer.model, trainer.config.precision == "bf16"
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+
+    def step() -> None:
+        model.train()
+        prompt, item, weight = trainer._batch("S2")
+        target = trainer.item_sids[item]
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            log_p, memory = model(prompt, target)
+        guess = F.cross_entropy(memory.category_logits, trainer.item_category[item])
+        loss = sid_loss(log_p, target, weight) + CATEGORY_LOSS * guess
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_GRADIENT_NORM)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def cpu_seconds(step: Callable[[], Any], repeats: int) -> float:
+    step()
+    taken = []
+    for _ in range(repeats):
+        began = time.process_time()
+        step()
+        taken.append(time.process_time() - began)
+    return min(taken)
+
+
+def matrix_rate(dtype: torch.dtype, size: int = 2048) -> float:
+    """FLOP/s of one large product, in float32 by oneDNN where it is faster."""
+    a, b = (torch.randn(size, size).to(dtype) for _ in range(2))
+    with fast_matmul():
+        return 2 * size**3 / cpu_seconds(lambda: a @ b, 4)
+
+
+def tokens(trainer: GeneratorTrainer) -> tuple[int, int]:
+    """Tokens of a batch that are real, and tokens that are read, padding included."""
+    prompt = trainer._batch("S2")[0]
+    fixed = 5 + trainer.model.config.image_tokens
+    real = prompt.lengths() + fixed
+    read = 0
+    for rows in trainer._parts(prompt):
+        part = prompt.take(rows)
+        recent = (part.history[..., 0] >= 0).sum((1, 2)).max()
+        read += len(rows) * int(fixed + recent + 4 * (part.long_history[:, 0, 0] >= 0).any())
+    return int(real.sum()), read
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--out", type=Path, help="also write the figures here")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    rates = {"fp32": matrix_rate(torch.float32), "bf16": matrix_rate(torch.bfloat16)}
+    print("one large product: " + ", ".join(f"{name} {rate / 1e9:.0f} GFLOP/s" for name, rate in rates.items()))
+    figures: dict[str, Any] = {"batch": arguments.batch, "matrix_gflops": {n: r / 1e9 for n, r in rates.items()}}
+    figures["loops"] = {}
+    print(f"{'':28}{'samples/s':>10}{'real tokens':>13}{'GFLOP/s':>9}{'of matrix rate':>16}{'ratio':>7}")
+    sides = [("plain loop", p, 1) for p in rates] + [("ours", p, MICRO_BATCHES) for p in rates]
+    for name, precision, parts in sides:
+        trainer = make_trainer(precision, parts, arguments.batch)
+        step = (lambda t=trainer: t._step("S2", 0.0)) if name == "ours" else plain_loop(trainer)
+        seconds = cpu_seconds(step, arguments.repeats)
+        with FlopCounterMode(display=False) as counter:
+            step()
+        real, read = tokens(trainer)
+        row = {
+            "samples_a_second": arguments.batch / seconds,
+            "real_tokens": real / read,
+            "gflops": counter.get_total_flops() / seconds / 1e9,
+            "share": counter.get_total_flops() / seconds / rates[precision],
+        }
+        figures["loops"][f"{name}, {precision}"] = row
+        row["ratio"] = row["samples_a_second"] / figures["loops"]["plain loop, fp32"]["samples_a_second"]
+        print(
+            f"{f'{name}, {precision}':28}{row['samples_a_second']:10.1f}{row['real_tokens']:13.0%}"
+            f"{row['gflops']:9.0f}{row['share']:16.0%}{row['ratio']:6.1f}x",
+            flush=True,
+        )
+    if arguments.out:
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        arguments.out.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
