@@ -6,6 +6,7 @@ searcher.search(photo_bytes, "some-user", k=10)
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -19,17 +20,21 @@ from numpy.typing import NDArray
 from onevision.artifacts import Artifact
 from onevision.data.images import MAX_PIXELS, ImageError, decode_image
 from onevision.decoding.filters import ItemFilter
-from onevision.decoding.ranker import GeneratorRanker
+from onevision.decoding.ranker import GeneratorRanker, Ranking
 from onevision.encoder.model import Encoder
 from onevision.errors import ArtifactError, OneVisionError
 from onevision.features.definitions import UserSequences
 from onevision.features.queries import QuerySet
+from onevision.generator.token_pruning import PruningSetting
 from onevision.preference.reward import WEIGHTS as REWARD
 from onevision.preference.reward import RewardModel, click_probabilities
+from onevision.pruning.canary import CODES_READ, KEPT_TOKENS, Canary, Seen
 from onevision.publishing.bundle import CATALOGUE, open_bundle
 
 if TYPE_CHECKING:
     from onevision.features.online import OnlineFeatures
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -94,6 +99,7 @@ class Searcher:
         ranker: GeneratorRanker,
         features: OnlineFeatures | None,
         reward: RewardModel | None = None,
+        seen: Seen | None = None,
     ) -> None:
         self.bundle = bundle
         self._encoder = encoder
@@ -101,6 +107,7 @@ class Searcher:
         self._features = features
         self._reward = reward
         self._beam_width = int(bundle.extra["beam_width"])
+        self._canary = Canary(seen) if seen and seen.beam_width == self._beam_width else None
         self._shown = pq.read_table(bundle.file(CATALOGUE)).to_pydict()
         self._price = ranker.catalogue.table["price"].to_pylist()
         if self._shown["item_id"] != ranker.catalogue.item_ids:
@@ -126,7 +133,8 @@ class Searcher:
             online = OnlineFeatures.open(features)
         generator = parts["generator"].path
         reward = RewardModel.from_pretrained(generator) if (generator / REWARD).exists() else None
-        return cls(artifact, Encoder.from_pretrained(parts["encoder"].path), ranker, online, reward)
+        seen = Seen.read(parts["pruning"].file("pruning.json"))
+        return cls(artifact, Encoder.from_pretrained(parts["encoder"].path), ranker, online, reward, seen)
 
     def search(self, image: bytes, user_id: str | None, k: int, only: ItemFilter | None = None) -> list[Hit]:
         """The `k` best items for a photo that `only` allows, best first; fewer where the beams found fewer.
@@ -170,6 +178,8 @@ class Searcher:
         queries = self._queries(pixels, users)
         allowed = None if only is None else only.allowed(self._items)
         ranking = self._ranker.rank(queries, self._beam_width, k, allowed=allowed)
+        if allowed is None:
+            self._watch(ranking)
         clicks: list[list[float | None]] = [[None] * k for _ in range(len(queries))]
         if self._reward and self._ranker.choice:
             clicks = click_probabilities(
@@ -180,6 +190,14 @@ class Searcher:
             Answer(self._hits(ranking.items[row], ranking.scores[row], clicks[row], photo), [], tuple(own[row]))
             for row, photo in enumerate(queries.embedding)
         ]
+
+    def _watch(self, ranking: Ranking) -> None:
+        """Search in full from now on if pruning does not do what it was calibrated to do."""
+        counted = {KEPT_TOKENS: ranking.kept_tokens, CODES_READ: ranking.steps}
+        wrong = self._canary.watch(counted) if self._canary else None
+        if wrong:
+            log.warning("%s: %s", self.bundle.path, wrong)
+            self._ranker.use_pruning(PruningSetting())
 
     def _user(self, user_id: str | None) -> tuple[UserSequences, list[str]]:
         if user_id is None:
