@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from onevision.artifacts import read_json
 from onevision.decoding.ranker import GeneratorRanker
 from onevision.features.queries import QuerySet
 from onevision.generator.choice import ChoiceModel
@@ -144,11 +143,11 @@ def main() -> None:
         "--generators", nargs="+", type=Path, help="SFT generators, one a run; by default the runs' own"
     )
     parser.add_argument("--json", type=Path, help="also write all figures there")
+    parser.add_argument("--seed", type=int, default=0, help="of the batches and lists that are drawn")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     parents = arguments.generators or [run / "generator_sft" for run in arguments.runs]
-    seeds = [int(read_json(run / "run.json").get("seed", 0)) for run in arguments.runs]
-    measured = [measure(*each) for each in zip(arguments.runs, parents, seeds, strict=True)]
+    measured = [measure(*each, arguments.seed) for each in zip(arguments.runs, parents, strict=True)]
     rows = []
     print(f"\n{'points, test searches':34s} {'kept':>5s} " + " ".join(f"{name:>22s}" for name in METRICS))
     for name in VARIANTS:
@@ -159,7 +158,8 @@ def main() -> None:
         row = {"name": name, "kept": kept, "test": found, "validation": interval([run[name][0] for run in measured])}
         rows.append(row | {"runs": [interval([run[name][1]]) for run in measured]})
     if arguments.json:
-        arguments.json.write_text(json.dumps({"seeds": seeds, "variants": rows}, indent=1) + "\n")
+        figures = {"runs": [run.name for run in arguments.runs], "seed": arguments.seed, "variants": rows}
+        arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from onevision.decoding.ranker import GeneratorRanker
 from onevision.features.queries import QuerySet
@@ -47,7 +48,7 @@ class ValidationDays:
     """
 
     def __init__(
-        self, ranker: GeneratorRanker, queries: QuerySet, reward: RewardModel, config: PreferenceConfig
+        self, ranker: GeneratorRanker, queries: QuerySet, reward: RewardModel | None, config: PreferenceConfig
     ) -> None:
         number = ranker.catalogue.numbers()
         self.queries = queries.take(
@@ -69,16 +70,20 @@ class ValidationDays:
         cosine = np.einsum("qkd,qd->qk", self.ranker.catalogue.embedding[ranking.items], self.queries.embedding)
         hits = hit_rate(ranking.items, self.first, PLACES)
         gains = [list(levels.values()) for levels in self.levels]
-        items, scores = torch.from_numpy(ranking.items), torch.from_numpy(ranking.scores)
-        features = self.reward.features(
-            choice, choice.read(self.queries), items.clamp_min(0), scores.masked_fill(items < 0, 0.0)
-        )
-        reward = self.reward.reward(features, CLICKED, ORDERED, self.config.relevance_weight).numpy()
         return Validation(
             float(hits.mean()),
             float(ndcg(ranking.items, [list(levels) for levels in self.levels], PLACES, gains).mean()),
             float(cosine[there].mean()),
             float(hits[self.queries.personal].mean()) if self.queries.personal.any() else 0.0,
-            float(reward[there].mean()),
+            self._reward(choice, torch.from_numpy(ranking.items), torch.from_numpy(ranking.scores)),
             len(np.unique(ranking.items[there])),
         )
+
+    def _reward(self, choice: ChoiceModel, items: Tensor, scores: Tensor) -> float:
+        """Mean over what was found; 0 without a reward model."""
+        if self.reward is None:
+            return 0.0
+        there = items >= 0
+        shoppers = choice.read(self.queries)
+        features = self.reward.features(choice, shoppers, items.clamp_min(0), scores.masked_fill(~there, 0.0))
+        return float(self.reward.reward(features, CLICKED, ORDERED, self.config.relevance_weight)[there].mean())

@@ -13,7 +13,7 @@ class PreferenceConfig(Section):
     """Preference alignment with an SFT anchor and a gate."""
 
     objective: Literal["dpo", "listwise_dpo", "rank_grpo"] = Field(
-        "listwise_dpo", description="pairs, lists against one winner, or whole rankings rewarded by place"
+        "dpo", description="pairs, lists against one winner, or whole rankings rewarded by place"
     )
     steps: int = Field(160, ge=0)
     batch_size: int = Field(256, ge=2)

@@ -25,7 +25,7 @@ CHARTS = {
 
 def make_report(
     monitor: Monitor,
-    fitted: FittedReward,
+    fitted: FittedReward | None,
     kept: bool,
     config: PreferenceConfig,
     lists: PreferenceLists,
@@ -52,24 +52,29 @@ def make_report(
         )
         for title, (names, caption) in CHARTS.items()
     ]
+    warnings = [] if kept else ["no gain on validation days: the parent goes on unchanged"]
+    if fitted is None:
+        warnings.append("too few items were shown and found: no reward model, so hits have no click probability")
     return StageReport(
         "align-preferences",
-        counts=lists.counts | fitted.counts | {"lists_usable": monitor.usable, "queries": len(queries)},
+        counts=lists.counts
+        | (fitted.counts if fitted else {})
+        | {"lists_usable": monitor.usable, "queries": len(queries)},
         metrics={
             "kept": float(kept),
             "validation_parent_hr@10": parent.hit_rate,
             "validation_parent_order_ndcg@10": parent.ndcg,
             "validation_best_order_ndcg@10": best.ndcg,
             "validation_best_hr@10": best.hit_rate,
-            **fitted.metrics(),
+            **(fitted.metrics() if fitted else {}),
         },
-        warnings=[] if kept else ["no gain on validation days: the parent goes on unchanged"],
+        warnings=warnings,
         tables=[
             ReportTable("Validation days", [*columns, "distinct items"], checks, f"Objective: {config.objective}."),
             _preview(lists, queries, catalogue),
-            *fitted.tables(),
+            *(fitted.tables() if fitted else []),
         ],
-        figures=[*charts, *fitted.figures()],
+        figures=[*charts, *(fitted.figures() if fitted else [])],
     )
 
 

@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from onevision.errors import OneVisionError
 from onevision.features.queries import QuerySet
 from onevision.generator.choice import ChoiceModel
 from onevision.preference.calibration import (
@@ -140,21 +139,18 @@ def fit_reward(
     train: tuple[QuerySet, Slates],
     validation: tuple[QuerySet, Slates],
     seed: int,
-) -> FittedReward:
+) -> FittedReward | None:
     """Fit and calibrate; searches nobody clicked on belong to both query sets.
 
-    Raises:
-        OneVisionError: too few of the validation searches' items were found.
+    Returns:
+        None where the log tells of too few items that were shown and found, as of a shop that keeps no impressions.
     """
     torch.manual_seed(seed)
     model = RewardModel(item_counts(pairs, catalogue))
     learnt = shown_pairs(model, choice, train, pairs, catalogue, counted=True)
     later = shown_pairs(model, choice, validation, pairs, catalogue, counted=False)
     if min(len(later.row), len(learnt.row)) < FEWEST_PAIRS:
-        raise OneVisionError(
-            f"{pairs}: beams found {len(learnt.row)} shown items of training and {len(later.row)} of validation "
-            f"searches, too few to calibrate P(click) with; widen pairing.validation_days or preference.beam_width"
-        )
+        return None
     model.fit(learnt.features, learnt.labels, seed)
     with torch.no_grad():
         logits, clicked = model(later.features)[:, 0], later.labels[:, 0]

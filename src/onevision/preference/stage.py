@@ -54,7 +54,7 @@ def run(
     train, slates = searches("train", config.queries)
     held_out = searches("validation", None)
     fitted = fit_reward(parent, pairs, catalogue, (train, slates), held_out, seed)
-    days = ValidationDays(ranker, held_out[0], fitted.model, config)
+    days = ValidationDays(ranker, held_out[0], fitted.model if fitted else None, config)
     with torch.no_grad():
         order = slates.scores(parent).argsort(dim=1, descending=True, stable=True)
     lists = build_lists(train, slates.items.gather(1, order).numpy(), catalogue, config)
@@ -68,7 +68,8 @@ def run(
         fitted = fit_reward(choice.requires_grad_(False), pairs, catalogue, (train, slates), held_out, seed)
     model.save_pretrained(out)
     choice.save_pretrained(out)
-    fitted.model.save_pretrained(out)
+    if fitted:
+        fitted.model.save_pretrained(out)
     write_json(out / "history.json", {"steps": monitor.steps, **monitor.values, "kept": best is not None})
     report = make_report(monitor, fitted, best is not None, config, lists, train, catalogue)
     finish_artifact(out, "generator", parents=parents, counts=report.counts, extra={"kept": best is not None})
