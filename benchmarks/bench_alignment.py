@@ -44,6 +44,9 @@ VARIANTS: dict[str, dict[str, object]] = {
     "rank_grpo": GRPO,
     "rank_grpo, no anchor": GRPO | {"anchor_weight": 0.0},
 }
+CEILING = "rank_grpo, trained and chosen on the test searches"
+"""What is left to gain for the weights that alignment moves: no result, since it has seen the answers."""
+VARIANTS[CEILING] = GRPO | {"anchor_weight": 0.0}
 METRICS = ("order_ndcg@10", "personal_hr@10", "hr@10", "similarity")
 
 
@@ -102,22 +105,24 @@ def measure(
     splits = ("train", "validation", "test")
     train, held_out, test = (open_searches(run, ranker, parent, split, PreferenceConfig()) for split in splits)
     before = held_out.values(parent, catalogue), test.values(parent, catalogue)
-    with torch.no_grad():
-        order = train.slates.scores(parent).argsort(dim=1, descending=True, stable=True)
-    ranked, gains = train.slates.items.gather(1, order).numpy(), torch.from_numpy(train.gains)
     out = {}
     for name, changes in VARIANTS.items():
         config = PreferenceConfig(**changes)
+        learnt, judged = (test, test) if name == CEILING else (train, held_out)
         choice = copy.deepcopy(parent)
         checkpoints: list[tuple[float, dict[str, torch.Tensor]]] = []
 
-        def validate(choice: ChoiceModel = choice, checkpoints: list = checkpoints) -> Validation:
-            order_ndcg, personal, hits, similarity = np.nanmean(held_out.values(choice, catalogue), axis=0)
+        def validate(
+            choice: ChoiceModel = choice, checkpoints: list = checkpoints, judged: Searches = judged
+        ) -> Validation:
+            order_ndcg, personal, hits, similarity = np.nanmean(judged.values(choice, catalogue), axis=0)
             checkpoints.append((order_ndcg, copy.deepcopy(choice.state_dict())))
             return Validation(hits, order_ndcg, similarity, personal)
 
-        lists = build_lists(train.queries, ranked, catalogue, config)
-        _, kept = align(choice, lists, train.slates, gains, config, validate, seed)
+        with torch.no_grad():
+            order = learnt.slates.scores(parent).argsort(dim=1, descending=True, stable=True)
+        lists = build_lists(learnt.queries, learnt.slates.items.gather(1, order).numpy(), catalogue, config)
+        _, kept = align(choice, lists, learnt.slates, torch.from_numpy(learnt.gains), config, validate, seed)
         choice.load_state_dict(max(checkpoints[1:], key=lambda c: c[0])[1])
         after = held_out.values(choice, catalogue), test.values(choice, catalogue)
         out[name] = (after[0] - before[0], after[1] - before[1], kept is not None)
