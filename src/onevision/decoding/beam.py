@@ -4,7 +4,8 @@ A fixed number of steps, one a code. The context's keys and values are computed 
 Fails closed: a beam without children dies, and nothing opens the constraint.
 
 A query may stop writing early: once the branches that its beams have reached hold few semantic IDs, these are what it
-found, and the batch goes on without it.
+found, and the batch goes on without it. And beams may be given up that are far behind their query's best one: they
+leave the batch, which is as wide from then on as its widest query.
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ def beam_search(
     masks: list[Tensor] | None = None,
     guide: Guide | None = None,
     open_below: int | None = None,
+    margin: float | None = None,
 ) -> Beams:
     """The `width` most probable semantic IDs of every query; with a guide those of the largest probability times pull.
 
@@ -64,6 +66,8 @@ def beam_search(
         masks: what a request allows (`Trie.masks`); by default every leaf.
         guide: a shopper's taste; beams come in the order that it gives, their scores stay log-probabilities.
         open_below: a query stops writing when the branches of its beams hold at most so many semantic IDs together.
+        margin: before the last code, beams whose log-probability (with the guide) is lower than the best one's by more
+            than this are given up.
     """
     batch = len(memory.mask)
     rows, steps = torch.arange(batch), torch.zeros(batch, dtype=torch.long)
@@ -75,7 +79,7 @@ def beam_search(
     written = torch.zeros(batch, 1, 0, dtype=torch.long)
     past: Past | None = None
     for level in range(trie.length):
-        steps += nodes.shape[1]
+        steps += (nodes >= 0).sum(1)
         children = trie.children(level, nodes.clamp_min(0))
         log_probability, past = model.step(memory, level, code, rest, past, children.codes)
         closed = ~children.valid | (nodes < 0)[..., None]
@@ -96,6 +100,15 @@ def beam_search(
             beams = Beams(nodes.gather(1, order), scores.gather(1, order), _pick(written, order), steps)
             finished.append((rows, beams))
             break
+        if margin is not None:
+            near = _near(worth, margin)
+            nodes, scores, code, parent = (value.gather(1, near) for value in (nodes, scores, code, parent))
+            worth, written = worth.gather(1, near), _pick(written, near)
+            behind = worth < worth.amax(1, keepdim=True) - margin
+            nodes, scores, worth = (
+                value.masked_fill(behind, empty)
+                for value, empty in ((nodes, -1), (scores, -torch.inf), (worth, -torch.inf))
+            )
         past = past.follow(parent)
         rest = model.quantizer.advance(_pick(rest, parent), level, code)
         if open_below is not None:
@@ -113,6 +126,14 @@ def beam_search(
                     value[going] for value in (rows, steps, nodes, scores, code, written, rest)
                 )
     return _together(finished, batch)
+
+
+def _near(worth: Tensor, margin: float) -> Tensor:
+    """Columns (B, W') of worth (B, W) that are within the margin of their row's best, in their order; W' is what the
+    row with the most of them needs, and the others are filled up with what is not within it."""
+    behind = worth < worth.amax(1, keepdim=True) - margin
+    width = int((~behind).sum(1).max())
+    return behind.to(torch.uint8).argsort(dim=1, stable=True)[:, :width]
 
 
 def _leaves_below(trie: Trie, level: int, nodes: Tensor) -> tuple[Tensor, Tensor]:

@@ -63,7 +63,7 @@ class GeneratorRanker:
         self.use_pruning(pruning or PruningSetting())
         self.use_choice(choice)
         self.prompts = PromptBuilder(model.config, catalogue)
-        self.known_sids = {tuple(sid) for sid in catalogue.codes.tolist()}
+        self.known_sids = np.unique(self._sid_keys(catalogue.codes.astype(np.int64)))
 
     @classmethod
     def open(cls, encoder: Path, semantic_ids: Path, generator: Path, pruning: Path | None = None) -> GeneratorRanker:
@@ -84,7 +84,7 @@ class GeneratorRanker:
 
     def use_pruning(self, setting: PruningSetting, keep: KeepRule | None = None) -> None:
         """Search with this setting; `keep` takes the place of its rule for image tokens."""
-        self.keep, self.open_below = keep or setting.keep, setting.open_below
+        self.keep, self.setting = keep or setting.keep, setting
 
     def use_choice(self, choice: ChoiceModel | None) -> None:
         """Rank by this choice model; without one, by the log-probability of semantic IDs."""
@@ -174,9 +174,10 @@ class GeneratorRanker:
     ) -> tuple[Memory, Beams]:
         guide = Guide(self.choice.pull(shoppers), self.node_traits) if self.choice and shoppers else None
         with fast_matmul():
-            memory = self.model.read(self.prompts.build(queries, task), self.keep)
+            memory = self.model.read(self.prompts.build(queries, task, self.setting.history), self.keep)
             trie = self.catalogue.trie
-            return memory, beam_search(self.model, memory, trie, beam_width, masks, guide, self.open_below)
+            bound, margin = self.setting.open_below, self.setting.margin
+            return memory, beam_search(self.model, memory, trie, beam_width, masks, guide, bound, margin)
 
     def _masks(self, allowed: NDArray[np.bool_]) -> list[Tensor]:
         """The trie's masks for items (I,): a bucket is open if one of its items is allowed."""
@@ -209,8 +210,12 @@ class GeneratorRanker:
 
     def _invalid_rate(self, beams: Beams) -> float:
         """Measured on the codes as written, against the items' table and not the trie: 0 by construction."""
-        live = beams.codes[beams.leaves >= 0].tolist()
-        return sum(tuple(codes) not in self.known_sids for codes in live) / max(1, len(live))
+        live = self._sid_keys(beams.codes[beams.leaves >= 0].numpy())
+        return float((~np.isin(live, self.known_sids)).mean()) if len(live) else 0.0
+
+    def _sid_keys(self, codes: NDArray[np.int64]) -> NDArray[np.int64]:
+        """One number (N,) for each row of codes (N, L)."""
+        return np.asarray(np.ravel_multi_index(tuple(codes.T), self.model.codebook_sizes), dtype=np.int64)
 
 
 def _widened(values: NDArray[Number], width: int, fill: float = -1) -> NDArray[Number]:

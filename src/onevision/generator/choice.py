@@ -42,6 +42,8 @@ PSEUDO_PHOTOS = 2.0
 """An item's own vector counts as so many photos among those after which it was clicked."""
 HOPELESS = -1e6
 """Instead of minus infinity, whose gradient is not a number."""
+GATHERING_COST = 16
+"""To gather a vector takes as long as so many products with vectors that lie together."""
 WEIGHTS, SETTINGS = "choice.safetensors", "choice.json"
 
 
@@ -142,10 +144,9 @@ class ChoiceModel(nn.Module):
             own: (B, C) clicks on the candidate that these very searches made; they are taken out, or training would
                 learn to look the answer up.
         """
-        photo = shoppers.embedding[:, :, None]
-        view = (self._views[self._view_rows[items]] @ photo[:, None]).squeeze(-1).amax(-1)
-        item = (self._embedding[items] @ photo).squeeze(-1)
-        dot = (self._chosen_after[items] @ photo).squeeze(-1)
+        photo = shoppers.embedding
+        view = _products(self._views, self._view_rows[items], photo).amax(-1)
+        item, dot = (_products(vectors, items, photo) for vectors in (self._embedding, self._chosen_after))
         square, clicks = self._chosen_after_square[items], self.item_clicks[items]
         if own is not None:
             # |s - n e|^2 and (s - n e) . e of photos e of length 1 that were summed n times into s
@@ -259,6 +260,16 @@ def item_table(catalogue: Catalogue, train: QuerySet, category: NDArray[np.int64
 def items_digest(catalogue: Catalogue) -> str:
     """Names the items of a catalogue and their order."""
     return hashlib.sha256("\n".join(catalogue.item_ids).encode()).hexdigest()[:16]
+
+
+def _products(vectors: Tensor, rows: Tensor, photo: Tensor) -> Tensor:
+    """Products (B, ...) of the vectors of rows (B, ...) with photos (B, d).
+
+    Of a small catalogue all products are worked out, which is faster than to gather the vectors.
+    """
+    if len(vectors) <= GATHERING_COST * rows[0].numel():
+        return (photo @ vectors.T).gather(1, rows.flatten(1)).view(rows.shape)
+    return (vectors[rows.flatten(1)] @ photo[:, :, None]).view(rows.shape)
 
 
 def _padded_views(view_item: NDArray[np.int64], items: int) -> NDArray[np.int64]:

@@ -115,9 +115,14 @@ class PromptBuilder:
         none = np.full((1, catalogue.codes.shape[1]), -1, np.int16)
         self.codes = np.concatenate([catalogue.codes, none])
 
-    def build(self, queries: QuerySet, task: Task = Task.CLICKED) -> Prompt:
-        """Prompts of all queries; items without a semantic ID are left out of the history."""
+    def build(self, queries: QuerySet, task: Task = Task.CLICKED, history: int | None = None) -> Prompt:
+        """Prompts of all queries; items without a semantic ID are left out of the history.
+
+        Args:
+            history: at most so many of each recent history; by default as many as the model reads.
+        """
         length, long_length = self.config.history_length, self.config.long_history_length
+        length = length if history is None else min(length, history)
         recent = [queries.recent_clicked, queries.recent_searched, queries.recent_ordered]
         return Prompt(
             tokens=torch.from_numpy(queries.tokens),

@@ -22,13 +22,16 @@ class PruningSetting(Section):
 
     `mass`: share of the attention on image tokens that must be kept, 1 for all tokens; `min_tokens`, `max_tokens`:
     bounds of their count; `open_below`: a query stops writing when the branches of its beams hold at most so many
-    semantic IDs, None for never.
+    semantic IDs, None for never; `margin`: beams that are behind their query's best by more nats are given up, None for
+    none; `history`: newest items of each history that the prompt holds, None for as many as the model reads.
     """
 
     mass: float = Field(1.0, gt=0, le=1)
     min_tokens: int = Field(2, ge=1)
     max_tokens: int = Field(64, ge=1)
     open_below: int | None = Field(None, ge=1)
+    margin: float | None = Field(None, gt=0)
+    history: int | None = Field(None, ge=1)
 
     @property
     def keep(self) -> KeepRule | None:

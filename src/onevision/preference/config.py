@@ -1,6 +1,8 @@
-"""Recipe section `preference`: alignment of the generator with what shoppers preferred."""
+"""Recipe section `preference`: alignment of the generator with what shoppers preferred, and its reward model."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 from pydantic import Field
 
@@ -8,21 +10,31 @@ from onevision.config import Section
 
 
 class PreferenceConfig(Section):
-    """Listwise DPO with an SFT anchor."""
+    """Preference alignment with an SFT anchor and a gate."""
 
+    objective: Literal["dpo", "listwise_dpo", "rank_grpo"] = Field(
+        "dpo", description="pairs, lists against one winner, or whole rankings rewarded by place"
+    )
     steps: int = Field(160, ge=0)
     batch_size: int = Field(256, ge=2)
     learning_rate: float = Field(1e-3, gt=0)
-    beta: float = Field(0.2, gt=0)
-    anchor_weight: float = Field(0.5, ge=0)
-    queries: int = Field(2500, ge=10, description="newest training queries that preferences are taken from")
+    beta: float = Field(0.2, gt=0, description="DPO: scale of log-ratios; GRPO: weight of the KL to the reference")
+    anchor_weight: float = Field(0.5, ge=0, description="weight of -log p of the winner; 0 for none")
+    queries: int = Field(2500, ge=10, description="newest training searches that preferences are taken from")
     beam_width: int = Field(100, ge=1, description="own beams that losers are taken from")
     losers: int = Field(6, ge=1, le=32)
     min_reward_gap: float = Field(0.2, ge=0)
     max_delta: float = Field(5.0, gt=0)
-    visual_guard_cosine: float = Field(0.2, ge=-1, le=1, description="own beams less alike than this are losers")
+    visual_guard_cosine: float = Field(
+        0.2, ge=-1, le=1, description="own beams less alike than this are losers; -1 for no guard"
+    )
+    category_guard: bool = Field(True, description="own beams of another category than the winner are losers")
+    lists: int = Field(16, ge=2, description="rankings drawn for every search, whose rewards are compared (GRPO)")
+    list_length: int = Field(10, ge=1, description="items of a ranking (GRPO)")
     checks: int = Field(4, ge=1, description="evaluations on validation days; the best checkpoint is kept if it wins")
+    patience: int = Field(3, ge=1, description="checks in a row without a better NDCG@10 before training stops")
     tolerance: float = Field(0.003, ge=0, description="loss of HR@10 that the gate allows")
     similarity_tolerance: float = Field(
         0.01, ge=0, description="loss that the gate allows in the mean cosine of photo and top 10"
     )
+    relevance_weight: float = Field(0.5, ge=0, description="weight of the photo's likeness in the reward that is shown")

@@ -66,7 +66,8 @@ def build_lists(
         for item, similarity in zip(own_items[n].tolist(), cosine, strict=True):
             if item < 0 or item in wanted or item in losers:
                 continue
-            unlike, elsewhere = similarity < config.visual_guard_cosine, category[item] != category[winner]
+            unlike = similarity < config.visual_guard_cosine
+            elsewhere = config.category_guard and category[item] != category[winner]
             losers[item] = OTHER if unlike or elsewhere else SAME_CATEGORY
             counts["losers_visual_guard"] += int(unlike)
             counts["losers_category_guard"] += int(elsewhere)
@@ -81,6 +82,16 @@ def build_lists(
     counts["lists"] = len(kept)
     counts["queries_without_list"] = len(queries) - len(kept)
     return _as_arrays(kept, config.losers, counts)
+
+
+def gains_of(queries: QuerySet, items: NDArray[np.int64], catalogue: Catalogue) -> NDArray[np.float32]:
+    """(Q, C) reward levels of what was ordered or clicked in each search, among its items (Q, C); 0 for the others."""
+    number = catalogue.numbers()
+    gains = np.zeros(items.shape, np.float32)
+    for row, (clicked, ordered) in enumerate(zip(queries.clicked, queries.ordered, strict=True)):
+        for wanted, level in ((clicked, CLICKED), (ordered, ORDERED)):
+            gains[row, np.isin(items[row], [number[item] for item in wanted if item in number])] = level
+    return gains
 
 
 def _as_arrays(

@@ -1,4 +1,4 @@
-"""Training on preference lists, with an SFT anchor and a reference that is computed once.
+"""Training of the served distribution on preferences, with an SFT anchor and a reference that is computed once.
 
 The policy is what is served: the choice among what the beams found. What alignment moves in it is how shoppers are
 read (profile, histories, and how much taste counts); likeness keeps the weights that validation days gave it, because
@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,46 +17,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from onevision.features.queries import QuerySet
-from onevision.generator.choice import ChoiceModel, Shoppers
-from onevision.generator.choice_training import own_clicks
+from onevision.generator.choice import ChoiceModel
+from onevision.preference.checks import Validation
 from onevision.preference.config import PreferenceConfig
-from onevision.preference.dpo import listwise_dpo, reward_gap_weight
 from onevision.preference.lists import PreferenceLists
-from onevision.semantic_ids.catalogue import Catalogue
-
-
-class Slates(NamedTuple):
-    """What Q searches choose among: `items` (Q, C), -1 for none, the features (Q, C, 6) of them that do not change, and
-    the log-probabilities (Q, C) of their semantic IDs."""
-
-    shoppers: Shoppers
-    items: Tensor
-    known: Tensor
-    log_p: Tensor
-
-    def take(self, rows: Tensor) -> Slates:
-        """These rows."""
-        shoppers = Shoppers(*(value[rows] for value in self.shoppers))
-        return Slates(shoppers, self.items[rows], self.known[rows], self.log_p[rows])
-
-    def scores(self, choice: ChoiceModel) -> Tensor:
-        """log pi (Q, C)."""
-        taste = (choice.taste[self.items.clamp_min(0)] @ choice.user(self.shoppers)[..., None]).squeeze(-1)
-        scores: Tensor = choice(self.known, self.log_p, taste, self.items >= 0)
-        return scores
-
+from onevision.preference.objectives import OBJECTIVES, Batch, Settings, kl
+from onevision.preference.slates import Slates
 
 REFERENCE_BATCH = 512
-
-
-@dataclass(frozen=True)
-class Validation:
-    """What validation days say of a checkpoint: HR@10, NDCG@10 (orders double), mean cosine of photo and top 10."""
-
-    hit_rate: float
-    ndcg: float
-    similarity: float
 
 
 @dataclass
@@ -71,25 +38,6 @@ class Monitor:
     values: dict[str, list[float]] = field(default_factory=dict)
     checks: list[Validation] = field(default_factory=list)
     usable: int = 0
-
-
-def make_slates(
-    choice: ChoiceModel,
-    queries: QuerySet,
-    catalogue: Catalogue,
-    found: NDArray[np.int64],
-    log_p: NDArray[np.float32],
-) -> Slates:
-    """Slates of searches whose clicks the choice model counts, from what their beams found (Q, C): items, -1 for none,
-    and log-probabilities (`GeneratorRanker.find`)."""
-    shoppers = choice.read(queries)
-    rows = np.arange(len(queries))
-    own, items = torch.from_numpy(own_clicks(queries, catalogue, rows, found)), torch.from_numpy(found)
-    known = [
-        choice.known(Shoppers(*(value[part] for value in shoppers)), items[part].clamp_min(0), own[part])
-        for part in np.array_split(rows, len(rows) // 512 + 1)
-    ]
-    return Slates(shoppers, items, torch.cat(known), torch.from_numpy(log_p).masked_fill(items < 0, 0.0))
 
 
 def columns_of(lists: PreferenceLists, items: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -106,11 +54,15 @@ def align(
     choice: ChoiceModel,
     lists: PreferenceLists,
     slates: Slates,
+    gains: Tensor,
     config: PreferenceConfig,
     validate: Callable[[], Validation],
     seed: int,
 ) -> tuple[Monitor, dict[str, Tensor] | None]:
-    """Train `choice` in place.
+    """Train `choice` in place, until the steps are used up or `patience` checks brought nothing new.
+
+    Args:
+        gains: (Q, C) of the slates' items (`lists.gains_of`).
 
     Returns:
         monitors, and the weights of the best checkpoint that passed the gate against the parent (NDCG@10 higher; HR@10
@@ -125,62 +77,58 @@ def align(
     monitor.usable = len(usable)
     if not len(usable) or not config.steps:
         return monitor, None
-    delta = reward_gap_weight(
-        torch.from_numpy(lists.winner_reward), torch.from_numpy(lists.loser_reward), config.max_delta
-    )
+    rewards = torch.from_numpy(np.concatenate([lists.winner_reward[:, None], lists.loser_reward], axis=1))
+    settings = Settings(config.beta, config.max_delta, config.lists, config.list_length)
+    objective = OBJECTIVES[config.objective]
     choice.requires_grad_(True)
     likeness = choice.weights.detach()[:, :-1].clone()
     with torch.no_grad():
-        parts = usable.split(REFERENCE_BATCH)
-        reference = torch.cat([slates.take(row[p]).scores(choice).gather(1, columns[p].clamp_min(0)) for p in parts])
+        reference = torch.cat([slates.take(row[p]).scores(choice) for p in usable.split(REFERENCE_BATCH)])
     trained = [choice.segment.weight, choice.bias, choice.reading, choice.log_pseudo_items, choice.weights]
     optimizer = torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=0.0)
-    rng = np.random.default_rng([seed, 3])
+    rng, noise = np.random.default_rng([seed, 3]), torch.Generator().manual_seed(seed)
     best: tuple[float, dict[str, Tensor]] | None = None
+    highest, since = parent.ndcg, 0
     every = max(1, config.steps // config.checks)
     for step in tqdm(range(1, config.steps + 1), desc="align preferences", disable=None):
         drawn = torch.from_numpy(rng.integers(0, len(usable), min(config.batch_size, len(usable))))
         chosen = usable[drawn]
         # Without dropout: the policy is compared with a reference that had none.
-        log_p = slates.take(row[chosen]).scores(choice).gather(1, columns[chosen].clamp_min(0))
-        valid = columns[chosen, 1:] >= 0
-        ratio = log_p - reference[drawn]
-        preference = listwise_dpo(ratio[:, 0], ratio[:, 1:], delta[chosen], valid, config.beta).mean()
-        anchor = -log_p[:, 0].mean()
+        log_p = slates.take(row[chosen]).scores(choice)
+        batch = Batch(log_p, reference[drawn], columns[chosen], rewards[chosen], gains[row[chosen]])
+        preference = objective(batch, settings, noise).mean()
+        anchor = -log_p.gather(1, batch.columns[:, :1]).mean()
         optimizer.zero_grad(set_to_none=True)
         (preference + config.anchor_weight * anchor).backward()
         nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         with torch.no_grad():
             choice.weights[:, :-1] = likeness
-        _record(monitor, step, log_p, ratio, valid, preference)
+            _record(monitor, step, batch, preference)
         if step % every == 0:
             now = validate()
             monitor.checks.append(now)
-            if _wins(now, parent, config) and (best is None or now.ndcg > best[0]):
+            if now.wins(parent, config) and (best is None or now.ndcg > best[0]):
                 best = now.ndcg, copy.deepcopy(choice.state_dict())
+            highest, since = (now.ndcg, 0) if now.ndcg > highest else (highest, since + 1)
+            if since >= config.patience:
+                break
     return monitor, None if best is None else best[1]
 
 
-def _wins(now: Validation, parent: Validation, config: PreferenceConfig) -> bool:
-    return (
-        now.ndcg > parent.ndcg
-        and now.hit_rate >= parent.hit_rate - config.tolerance
-        and now.similarity >= parent.similarity - config.similarity_tolerance
-    )
-
-
-def _record(monitor: Monitor, step: int, log_p: Tensor, ratio: Tensor, valid: Tensor, loss: Tensor) -> None:
-    with torch.no_grad():
-        losers = valid.float()
-        mean = losers.sum().clamp_min(1)
-        values = {
-            "loss": loss,
-            "chosen": log_p[:, 0].mean(),
-            "rejected": (log_p[:, 1:] * losers).sum() / mean,
-            "accuracy": ((ratio[:, :1] > ratio[:, 1:]).float() * losers).sum() / mean,
-            "kl_estimate": ratio[:, 0].mean(),
-        }
+def _record(monitor: Monitor, step: int, batch: Batch, loss: Tensor) -> None:
+    winner, losers, there = batch.ratios
+    at = batch.log_p.gather(1, batch.columns.clamp_min(0))
+    count = there.sum().clamp_min(1)
+    values = {
+        "loss": loss,
+        "chosen": at[:, 0].mean(),
+        "rejected": (at[:, 1:] * there).sum() / count,
+        "accuracy": ((winner[:, None] > losers) & there).sum() / count,
+        "KL": kl(batch.log_p, batch.reference).mean(),
+        "entropy": -(batch.log_p.exp() * batch.log_p).sum(1).mean(),
+        "expected gain": (batch.log_p.exp() * batch.gains).sum(1).mean(),
+    }
     monitor.steps.append(step)
     for name, value in values.items():
         monitor.values.setdefault(name, []).append(float(value))

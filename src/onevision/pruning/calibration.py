@@ -14,11 +14,12 @@ from onevision.decoding.ranker import GeneratorRanker
 from onevision.features.queries import QuerySet
 from onevision.generator.token_pruning import KeepRule, PruningSetting
 from onevision.metrics.ranking import hit_rate
+from onevision.pruning.canary import CODES_READ, KEPT_TOKENS
 from onevision.pruning.config import PruningConfig
 from onevision.pruning.cost import query_flops
 
 BEAMS = 100
-TIMED_BATCH, TIMED_BATCHES = 16, 5
+TIMED_BATCH, TIMED_BATCHES = 16, 20
 
 
 @dataclass
@@ -38,6 +39,9 @@ class Point:
     latency_ms_p50: float = 0.0
     latency_ms_p95: float = 0.0
     latency_ms_p99: float = 0.0
+    batch_ms_p50: float = 0.0
+    batch_ms_p95: float = 0.0
+    batch_ms_p99: float = 0.0
     queries_per_second: float = 0.0
 
     def as_dict(self) -> dict[str, Any]:
@@ -58,9 +62,8 @@ class Sweep:
         self.ranker, self.queries = ranker, queries
         self.relevant, self.department = relevant, department
         self.baseline: NDArray[np.float64] | None = None
-        recent = [queries.recent_clicked, queries.recent_searched, queries.recent_ordered]
-        longest = ranker.model.config.history_length
-        self.history = float(np.mean([sum(min(len(r[n]), longest) for r in recent) for n in range(len(queries))]))
+        self.counted: dict[str, dict[str, NDArray[np.int64]]] = {}
+        """Of every setting by name: image tokens kept and codes read, (Q,)."""
 
     def measure(self, name: str, family: str, setting: PruningSetting, keep: KeepRule | None = None) -> Point:
         """Hit rates and counted cost of a setting; the first call sets the baseline that losses are counted from.
@@ -76,6 +79,7 @@ class Sweep:
         loss = self.baseline - hits
         by_department = [loss[self.department == d].mean() for d in sorted(set(self.department))]
         config = self.ranker.model.config
+        self.counted[name] = {KEPT_TOKENS: ranking.kept_tokens, CODES_READ: ranking.steps}
         kept = float(ranking.kept_tokens.mean())
         steps = float(ranking.steps.mean())
         return Point(
@@ -88,7 +92,7 @@ class Sweep:
             kept,
             float(np.percentile(ranking.kept_tokens, 95)),
             steps,
-            query_flops(config, kept, self.history, steps) / 1e6,
+            query_flops(config, kept, self._history(setting), steps) / 1e6,
         )
 
     def time(self, point: Point, count: int) -> None:
@@ -104,13 +108,22 @@ class Sweep:
         point.latency_ms_p50, point.latency_ms_p95, point.latency_ms_p99 = map(
             float, np.percentile(taken, [50, 95, 99])
         )
-        batch = self.queries.take(np.arange(min(TIMED_BATCH, len(self.queries))))
-        fastest = math.inf
-        for _ in range(TIMED_BATCHES):
+        size = min(TIMED_BATCH, len(self.queries))
+        batches = []
+        for turn in range(TIMED_BATCHES):
+            rows = (np.arange(size) + turn * size) % len(self.queries)
+            batch = self.queries.take(rows)
             start = time.perf_counter()
             self.ranker.rank(batch, BEAMS, 50)
-            fastest = min(fastest, time.perf_counter() - start)
-        point.queries_per_second = len(batch) / fastest
+            batches.append(1000 * (time.perf_counter() - start))
+        point.batch_ms_p50, point.batch_ms_p95, point.batch_ms_p99 = map(float, np.percentile(batches, [50, 95, 99]))
+        point.queries_per_second = 1000 * size / min(batches)
+
+    def _history(self, setting: PruningSetting) -> float:
+        """Mean tokens of the recent histories in a prompt."""
+        recent = (self.queries.recent_clicked, self.queries.recent_searched, self.queries.recent_ordered)
+        longest = min(self.ranker.model.config.history_length, setting.history or math.inf)
+        return float(np.mean([sum(min(len(items[n]), longest) for items in recent) for n in range(len(self.queries))]))
 
 
 def choose(baseline: Point, points: list[Point], config: PruningConfig) -> Point | None:

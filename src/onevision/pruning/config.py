@@ -8,12 +8,17 @@ from onevision.config import Section
 
 
 class PruningConfig(Section):
-    """Early opening of branches, then attention-mass pruning of image tokens."""
+    """Beams: early opening of branches and a margin of scores; then the prompt: history and image tokens."""
 
     open_below: tuple[int, ...] = Field(
-        (100, 150, 200, 300, 400), description="semantic IDs that branches may hold when beams are opened, swept"
+        (200, 400, 800), description="semantic IDs that branches may hold when beams are opened, swept"
     )
-    masses: tuple[float, ...] = Field((0.5, 0.6, 0.7, 0.8, 0.9, 0.95), description="attention mass kept, swept")
+    margins: tuple[float, ...] = Field(
+        (4.0, 5.0, 6.0),
+        description="nats behind the best beam at which beams are given up, swept alone and with those",
+    )
+    history: tuple[int, ...] = Field((3,), description="newest items of each history in the prompt, swept")
+    masses: tuple[float, ...] = Field((0.5, 0.7, 0.9), min_length=1, description="attention mass kept, swept")
     min_tokens: int = Field(2, ge=1)
     max_loss: float = Field(0.003, ge=0, description="HR@10 and HR@50 that may be lost overall")
     max_department_loss: float = Field(

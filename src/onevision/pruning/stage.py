@@ -1,4 +1,4 @@
-"""Stage `calibrate-pruning`: sweep settings and controls on validation days, choose, and draw the curve."""
+"""Stage `calibrate-pruning`: sweep strategies and controls on validation days, choose, and draw the curve."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from onevision.decoding.ranker import GeneratorRanker
 from onevision.errors import OneVisionError
 from onevision.features.queries import QuerySet
 from onevision.generator.token_pruning import PruningSetting
-from onevision.pruning.calibration import Point, Sweep, beats_controls, choose
+from onevision.pruning.calibration import BEAMS, Point, Sweep, beats_controls, choose
+from onevision.pruning.canary import Seen
 from onevision.pruning.config import PruningConfig
 from onevision.pruning.controls import centre_crop, random_k, top_k
+from onevision.pruning.strategies import BEAM_STRATEGIES, PROMPT_STRATEGIES, Strategy
 from onevision.report import Figure, ReportTable, StageReport
 from onevision.reporting.charts import pareto_chart
 
@@ -30,7 +32,7 @@ def run(
     config: PruningConfig,
     seed: int,
 ) -> StageReport:
-    """Calibrate early opening and attention-mass pruning; see docs/artifacts.md for what is written."""
+    """Calibrate what beams and prompts leave out; see docs/artifacts.md for what is written."""
     kinds = {"snapshot": snapshot, "pairs": pairs, "encoder": encoder, "semantic_ids": semantic_ids}
     kinds |= {"features": features, "generator": generator}
     parents = {kind: open_artifact(path, kind, verify=kind != "snapshot") for kind, path in kinds.items()}
@@ -45,35 +47,37 @@ def run(
     answer = [[number[c] for c in clicked[:1] if c in number] for clicked in queries.clicked]
     sweep = Sweep(ranker, queries, answer, np.array([department[a[0]] if a else "" for a in answer], dtype=object))
     baseline = sweep.measure("everything", "none", PruningSetting())
-    opened = [
-        sweep.measure(f"open below {bound}", "early opening", PruningSetting(open_below=bound))
-        for bound in sorted(config.open_below)
-    ]
-    early = choose(baseline, opened, config)
-    bound = None if early is None else early.setting.open_below
-    settings = [
-        PruningSetting(mass=mass, min_tokens=config.min_tokens, open_below=bound) for mass in sorted(config.masses)
-    ]
-    points = [sweep.measure(f"mass {setting.mass:g}", "and attention mass", setting) for setting in settings]
-    chosen = choose(baseline, [*opened, *points], config)
+
+    def swept(strategies: dict[str, Strategy], base: PruningSetting) -> list[Point]:
+        return [
+            sweep.measure(name, family, setting)
+            for family, strategy in strategies.items()
+            for name, setting in strategy(config, base)
+        ]
+
+    beams = swept(BEAM_STRATEGIES, baseline.setting)
+    fewest = choose(baseline, beams, config)
+    base = baseline if fewest is None else fewest
+    points = swept(PROMPT_STRATEGIES, base.setting)
+    chosen = choose(baseline, [*beams, *points], config)
+    masses = [p for p in points if p.setting.mass < 1]
     # Controls stand at the size of the chosen setting, or of the middle of the sweep where it reads all tokens.
-    size = max(1, round((chosen if chosen in points else points[len(points) // 2]).kept_mean))
+    size = max(1, round((chosen if chosen in masses else masses[len(masses) // 2]).kept_mean))
     rules = {"top": top_k(size), "random": random_k(size, seed), "centre": centre_crop(size)}
-    controls = [
-        sweep.measure(f"{name}-{size}", "control", PruningSetting(open_below=bound), rule)
-        for name, rule in rules.items()
-    ]
-    attention = chosen if chosen in points else None
+    controls = [sweep.measure(f"{name}-{size}", "control", base.setting, rule) for name, rule in rules.items()]
+    attention = chosen if chosen in masses else None
     if attention and not beats_controls(attention, controls):
-        chosen = early  # the simpler rule is as good: all tokens are read
+        # the simpler rule is as good: all tokens are read
+        chosen = choose(baseline, [*beams, *(p for p in points if p not in masses)], config)
     for point in (baseline, *([chosen] if chosen else [])):
         sweep.time(point, config.timed_queries)
     setting = None if chosen is None else chosen.setting.model_dump()
+    seen = None if chosen is None else Seen.measure(sweep.counted[chosen.name], BEAMS, seed).as_dict()
     calibrated = {"split": "validation", "queries": len(queries), "generator": parents["generator"].identity}
-    write_json(out / "pruning.json", {"chosen": setting, "calibrated_on": calibrated})
-    write_json(out / "pareto.json", [p.as_dict() for p in (baseline, *opened, *points, *controls)])
-    report = _report(baseline, [*opened, *points], controls, chosen, len(queries), config)
-    if attention and chosen is early:
+    write_json(out / "pruning.json", {"chosen": setting, "calibrated_on": calibrated, "canary": seen})
+    write_json(out / "pareto.json", [p.as_dict() for p in (baseline, *beams, *points, *controls)])
+    report = _report(baseline, [*beams, *points], controls, chosen, len(queries), config)
+    if attention and chosen is not attention:
         report.warnings.append(
             f"at {size} tokens attention mass is no better than a control, so all image tokens are read"
         )
@@ -123,7 +127,13 @@ def _report(
             "mflops": used.mflops,
             "mflops_saved_share": 1 - used.mflops / baseline.mflops,
             "latency_ms_p50": used.latency_ms_p50,
+            "latency_ms_p95": used.latency_ms_p95,
+            "latency_ms_p99": used.latency_ms_p99,
             "latency_ms_p50_unpruned": baseline.latency_ms_p50,
+            "batch_16_ms_p50": used.batch_ms_p50,
+            "batch_16_ms_p95": used.batch_ms_p95,
+            "batch_16_ms_p99": used.batch_ms_p99,
+            "batch_16_ms_p50_unpruned": baseline.batch_ms_p50,
             "queries_per_second_batch_16": used.queries_per_second,
             "queries_per_second_batch_16_unpruned": baseline.queries_per_second,
         },

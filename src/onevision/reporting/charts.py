@@ -141,6 +141,23 @@ def pareto_chart(
         return _svg(canvas, title)
 
 
+def reliability_chart(
+    curves: Mapping[str, Sequence[tuple[float, float]]], *, title: str, x_label: str = "probability"
+) -> str:
+    """SVG of curves `name -> (mean probability, share that came true)` a bin, beside the diagonal."""
+    with _style():
+        canvas, (axes,) = _panels(1, width=5.2, height=3.8)
+        for name, points in curves.items():
+            x, y = zip(*points, strict=True)
+            axes.plot(x, y, label=name, marker="o", markersize=4)
+        end = max((value for points in curves.values() for point in points for value in point), default=1.0)
+        axes.plot([0, end], [0, end], color=SOFT, linewidth=1.0, linestyle=(0, (4, 3)))
+        axes.set_xlabel(x_label)
+        axes.set_ylabel("share that came true")
+        axes.legend(fontsize=8)
+        return _svg(canvas, title)
+
+
 def interval_chart(
     rows: Sequence[tuple[str, float, float, float]],
     *,

@@ -6,6 +6,7 @@ searcher.search(photo_bytes, "some-user", k=10)
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -19,15 +20,21 @@ from numpy.typing import NDArray
 from onevision.artifacts import Artifact
 from onevision.data.images import MAX_PIXELS, ImageError, decode_image
 from onevision.decoding.filters import ItemFilter
-from onevision.decoding.ranker import GeneratorRanker
+from onevision.decoding.ranker import GeneratorRanker, Ranking
 from onevision.encoder.model import Encoder
 from onevision.errors import ArtifactError, OneVisionError
 from onevision.features.definitions import UserSequences
 from onevision.features.queries import QuerySet
+from onevision.generator.token_pruning import PruningSetting
+from onevision.preference.reward import WEIGHTS as REWARD
+from onevision.preference.reward import RewardModel, click_probabilities
+from onevision.pruning.canary import CODES_READ, KEPT_TOKENS, Canary, Seen
 from onevision.publishing.bundle import CATALOGUE, open_bundle
 
 if TYPE_CHECKING:
     from onevision.features.online import OnlineFeatures
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -36,12 +43,15 @@ class Hit:
 
     Attributes:
         score: log-probability that this shopper picks it among the items found; what the hits are ordered by.
+        click_probability: calibrated probability that it is clicked if it is shown; None of a bundle that holds no
+            reward model.
         similarity: cosine of photo and item.
         sid: its semantic ID.
     """
 
     item_id: str
     score: float
+    click_probability: float | None
     similarity: float
     sid: tuple[int, ...]
     category: str
@@ -59,6 +69,22 @@ class Answer:
     sid: tuple[int, ...]
 
 
+def only_matches(answer: Answer, threshold: float) -> Answer:
+    """The hits that are clicked with a probability of at least `threshold` if they are shown; where there is none, the
+    answer says that nothing matches. Thresholds and what they cost are in the report of `align-preferences`.
+
+    Raises:
+        OneVisionError: a threshold that is no probability, or hits without one.
+    """
+    if not 0 <= threshold <= 1:
+        raise OneVisionError(f"the threshold is {threshold}; give a probability, from 0 to 1")
+    if any(hit.click_probability is None for hit in answer.hits):
+        raise OneVisionError("this bundle's hits have no click probability; publish one with a newer library")
+    hits = [hit for hit in answer.hits if (hit.click_probability or 0.0) >= threshold]
+    notes = [] if hits else [f"no match: no item is clicked with a probability of {threshold:g} or more"]
+    return replace(answer, hits=hits, notes=[*answer.notes, *notes])
+
+
 class Searcher:
     """A loaded bundle. Use `Searcher.open`.
 
@@ -67,13 +93,21 @@ class Searcher:
     """
 
     def __init__(
-        self, bundle: Artifact, encoder: Encoder, ranker: GeneratorRanker, features: OnlineFeatures | None
+        self,
+        bundle: Artifact,
+        encoder: Encoder,
+        ranker: GeneratorRanker,
+        features: OnlineFeatures | None,
+        reward: RewardModel | None = None,
+        seen: Seen | None = None,
     ) -> None:
         self.bundle = bundle
         self._encoder = encoder
         self._ranker = ranker
         self._features = features
+        self._reward = reward
         self._beam_width = int(bundle.extra["beam_width"])
+        self._canary = Canary(seen) if seen and seen.beam_width == self._beam_width else None
         self._shown = pq.read_table(bundle.file(CATALOGUE)).to_pydict()
         self._price = ranker.catalogue.table["price"].to_pylist()
         if self._shown["item_id"] != ranker.catalogue.item_ids:
@@ -97,7 +131,10 @@ class Searcher:
             from onevision.features.online import OnlineFeatures
 
             online = OnlineFeatures.open(features)
-        return cls(artifact, Encoder.from_pretrained(parts["encoder"].path), ranker, online)
+        generator = parts["generator"].path
+        reward = RewardModel.from_pretrained(generator) if (generator / REWARD).exists() else None
+        seen = Seen.read(parts["pruning"].file("pruning.json"))
+        return cls(artifact, Encoder.from_pretrained(parts["encoder"].path), ranker, online, reward, seen)
 
     def search(self, image: bytes, user_id: str | None, k: int, only: ItemFilter | None = None) -> list[Hit]:
         """The `k` best items for a photo that `only` allows, best first; fewer where the beams found fewer.
@@ -141,11 +178,26 @@ class Searcher:
         queries = self._queries(pixels, users)
         allowed = None if only is None else only.allowed(self._items)
         ranking = self._ranker.rank(queries, self._beam_width, k, allowed=allowed)
+        if allowed is None:
+            self._watch(ranking)
+        clicks: list[list[float | None]] = [[None] * k for _ in range(len(queries))]
+        if self._reward and self._ranker.choice:
+            clicks = click_probabilities(
+                self._reward, self._ranker.choice, self._ranker.choice.read(queries), ranking.items, ranking.scores
+            ).tolist()
         own = self._ranker.model.quantizer.encode(queries.embedding).tolist()
         return [
-            Answer(self._hits(ranking.items[row], ranking.scores[row], photo), [], tuple(own[row]))
+            Answer(self._hits(ranking.items[row], ranking.scores[row], clicks[row], photo), [], tuple(own[row]))
             for row, photo in enumerate(queries.embedding)
         ]
+
+    def _watch(self, ranking: Ranking) -> None:
+        """Search in full from now on if pruning does not do what it was calibrated to do."""
+        counted = {KEPT_TOKENS: ranking.kept_tokens, CODES_READ: ranking.steps}
+        wrong = self._canary.watch(counted) if self._canary else None
+        if wrong:
+            log.warning("%s: %s", self.bundle.path, wrong)
+            self._ranker.use_pruning(PruningSetting())
 
     def _user(self, user_id: str | None) -> tuple[UserSequences, list[str]]:
         if user_id is None:
@@ -193,12 +245,19 @@ class Searcher:
                 ) from None
         return np.stack(pixels)
 
-    def _hits(self, items: NDArray[np.int64], scores: NDArray[np.float32], photo: NDArray[np.float32]) -> list[Hit]:
+    def _hits(
+        self,
+        items: NDArray[np.int64],
+        scores: NDArray[np.float32],
+        clicks: Sequence[float | None],
+        photo: NDArray[np.float32],
+    ) -> list[Hit]:
         codes, embedding = self._ranker.catalogue.codes, self._ranker.catalogue.embedding
         return [
             Hit(
                 item_id=self._shown["item_id"][item],
                 score=float(score),
+                click_probability=click,
                 similarity=float(embedding[item] @ photo),
                 sid=tuple(codes[item].tolist()),
                 category=self._shown["category"][item],
@@ -206,6 +265,6 @@ class Searcher:
                 title=self._shown["title"][item],
                 brand=self._shown["brand"][item],
             )
-            for item, score in zip(items.tolist(), scores.tolist(), strict=True)
+            for item, score, click in zip(items.tolist(), scores.tolist(), clicks, strict=True)
             if item >= 0
         ]

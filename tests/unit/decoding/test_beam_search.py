@@ -207,7 +207,7 @@ def test_ranking_does_not_depend_on_the_batch(ranker: GeneratorRanker, share: fl
 
 def test_a_code_that_is_no_item_would_be_counted_as_invalid(ranker: GeneratorRanker) -> None:
     known = ranker.known_sids
-    ranker.known_sids = set(list(known)[: len(known) // 2])
+    ranker.known_sids = known[: len(known) // 2]
     assert ranker.rank(QUERIES, CATALOGUE.trie.leaves, 5).invalid_rate > 0.3
     ranker.known_sids = known
 
@@ -275,3 +275,58 @@ def test_open_branches_keep_a_filter(ranker: GeneratorRanker) -> None:
         ranker.use_pruning(PruningSetting())
     assert (found >= 0).any(1).all()
     assert allowed[found[found >= 0]].all()
+
+
+def test_beams_behind_the_margin_leave_and_the_others_go_on_as_if_they_had_never_been(ranker: GeneratorRanker) -> None:
+    memory = ranker.model.read(ranker.prompts.build(QUERIES))
+    trie, margin = CATALOGUE.trie, 1.0
+    got = beam_search(ranker.model, memory, trie, 6, margin=margin)
+    for row in range(len(QUERIES)):
+        query = memory.take(torch.tensor([row]))
+        live: list[tuple[float, tuple[int, ...]]] = [(0.0, ())]
+        steps = 0
+        for depth in range(1, trie.length + 1):
+            steps += len(live)
+            whole = beam_search(ranker.model, query, Trie(trie.offsets[:depth], trie.codes[:depth]), trie.leaves)
+            written = whole.leaves[0] >= 0
+            scored = dict(
+                zip(map(tuple, whole.codes[0][written].tolist()), whole.scores[0][written].tolist(), strict=True)
+            )
+            parents = {codes for _, codes in live}
+            children = sorted(((s, codes) for codes, s in scored.items() if codes[:-1] in parents), reverse=True)[:6]
+            live = [c for c in children if depth == trie.length or c[0] >= children[0][0] - margin]
+        there = got.leaves[row] >= 0
+        assert [tuple(codes) for codes in got.codes[row][there].tolist()] == [codes for _, codes in live]
+        torch.testing.assert_close(got.scores[row][there], torch.tensor([score for score, _ in live]))
+        assert got.steps[row] == steps
+    assert (got.steps < beam_search(ranker.model, memory, trie, 6).steps).any()
+
+
+@pytest.mark.parametrize("open_below", [None, 10])
+def test_a_margin_treats_every_query_of_a_batch_as_it_would_alone(
+    ranker: GeneratorRanker, open_below: int | None
+) -> None:
+    memory = ranker.model.read(ranker.prompts.build(QUERIES))
+    whole = beam_search(ranker.model, memory, CATALOGUE.trie, 5, open_below=open_below, margin=0.7)
+    for row in range(len(QUERIES)):
+        query = memory.take(torch.tensor([row]))
+        one = beam_search(ranker.model, query, CATALOGUE.trie, 5, open_below=open_below, margin=0.7)
+        there, alone = whole.leaves[row] >= 0, one.leaves[0] >= 0
+        torch.testing.assert_close(whole.leaves[row][there], one.leaves[0][alone])
+        torch.testing.assert_close(whole.scores[row][there], one.scores[0][alone])
+        assert whole.steps[row] == one.steps[0]
+
+
+def test_beams_that_were_given_up_are_not_computed(ranker: GeneratorRanker, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = ranker.model.read(ranker.prompts.build(QUERIES))
+    widths: list[int] = []
+    step = ranker.model.step
+
+    def watched(memory: object, level: int, code: object, rest: torch.Tensor, *others: object) -> object:
+        widths.append(rest.shape[1])
+        return step(memory, level, code, rest, *others)
+
+    monkeypatch.setattr(ranker.model, "step", watched)
+    best_only = beam_search(ranker.model, memory, CATALOGUE.trie, 6, margin=1e-6)
+    assert widths == [1] * CATALOGUE.trie.length
+    assert (best_only.steps == CATALOGUE.trie.length).all()

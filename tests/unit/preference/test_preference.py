@@ -8,10 +8,22 @@ from support.generators import make_catalogue, make_queries
 
 from onevision.features.queries import QuerySet
 from onevision.generator.choice import ChoiceModel, item_table
+from onevision.preference.checks import Validation
 from onevision.preference.config import PreferenceConfig
 from onevision.preference.dpo import listwise_dpo, reward_gap_weight
-from onevision.preference.lists import CLICKED, ORDERED, OTHER, SAME_CATEGORY, SHOWN, PreferenceLists, build_lists
-from onevision.preference.training import Slates, Validation, align, columns_of, make_slates
+from onevision.preference.lists import (
+    CLICKED,
+    ORDERED,
+    OTHER,
+    SAME_CATEGORY,
+    SHOWN,
+    PreferenceLists,
+    build_lists,
+    gains_of,
+)
+from onevision.preference.objectives import OBJECTIVES
+from onevision.preference.slates import Slates, make_slates
+from onevision.preference.training import Monitor, align, columns_of
 
 CATALOGUE, _ = make_catalogue()
 
@@ -72,6 +84,20 @@ def test_an_own_item_that_does_not_look_like_the_photo_counts_as_other() -> None
     assert lists.counts["losers_visual_guard"] == 3
 
 
+def test_without_guards_an_own_item_is_a_loser_of_its_kind_only() -> None:
+    lists = lists_for(visual_guard_cosine=-1.0, category_guard=False)
+    reward = dict(zip(lists.losers[0].tolist(), lists.loser_reward[0].tolist(), strict=True))
+    assert reward[10] == reward[9] == pytest.approx(SAME_CATEGORY)
+    assert lists.counts["losers_category_guard"] == lists.counts["losers_visual_guard"] == 0
+
+
+def test_gains_are_reward_levels_of_what_was_wanted() -> None:
+    queries = make_queries(CATALOGUE, 2)
+    queries.clicked, queries.ordered = [["i003"], ["i004", "i005"]], [[], ["i005", "elsewhere"]]
+    gains = gains_of(queries, np.array([[9, 3, -1], [5, 12, 4]]), CATALOGUE)
+    assert gains.tolist() == [[0, CLICKED, 0], [ORDERED, 0, CLICKED]]
+
+
 def test_a_loser_with_the_winners_id_is_left_out() -> None:
     shared = next(b for b in range(CATALOGUE.trie.leaves) if (CATALOGUE.bucket == b).sum() > 1)
     a, b = np.flatnonzero(CATALOGUE.bucket == shared)[:2]
@@ -87,7 +113,7 @@ def make_slates_of(choice: ChoiceModel, queries: QuerySet) -> Slates:
     found = np.stack([np.random.default_rng(n).permutation(len(CATALOGUE.item_ids))[:20] for n in range(len(queries))])
     found[:, -2:] = -1
     log_p = np.where(found >= 0, -1.0, -np.inf).astype(np.float32)
-    return make_slates(choice, queries, CATALOGUE, found, log_p)
+    return make_slates(choice, queries, CATALOGUE, found, log_p, counted=True)
 
 
 def make_choice(queries: QuerySet) -> ChoiceModel:
@@ -98,16 +124,18 @@ def make_choice(queries: QuerySet) -> ChoiceModel:
     return choice.eval()
 
 
-def run(validations: list[Validation], **changes: object) -> tuple[object, object, float, float]:
+def run(validations: list[Validation], **changes: object) -> tuple[Monitor, object, float, float]:
     queries = make_queries(CATALOGUE, 6)
     choice = make_choice(queries)
     slates = make_slates_of(choice, queries)
     winner, losers = slates.items[:, 0].numpy(), slates.items[:, 1:3].numpy()
     lists = PreferenceLists(np.arange(6), winner, np.ones(6, np.float32), losers, np.zeros((6, 2), np.float32), {})
-    config = PreferenceConfig(steps=60, batch_size=6, learning_rate=3e-2, checks=2, **changes)
+    gains = torch.zeros(slates.items.shape)
+    gains[:, 0] = 1
+    config = PreferenceConfig(**{"steps": 60, "batch_size": 6, "learning_rate": 3e-2, "checks": 2} | changes)
     likeness = choice.weights.detach()[:, :-1].clone()
     answers = iter(validations)
-    monitor, best = align(choice, lists, slates, config, lambda: next(answers), 0)
+    monitor, best = align(choice, lists, slates, gains, config, lambda: next(answers), 0)
     torch.testing.assert_close(choice.weights.detach()[:, :-1], likeness)
     return monitor, best, monitor.values["accuracy"][-1], monitor.values["chosen"][-1] - monitor.values["chosen"][0]
 
@@ -139,9 +167,10 @@ def test_columns_are_those_of_winner_and_losers_and_what_was_not_found_has_none(
 PARENT = Validation(0.5, 0.4, 0.8)
 
 
-def test_training_learns_the_preference_and_the_anchor_holds_the_chosen_up() -> None:
+@pytest.mark.parametrize("objective", list(OBJECTIVES))
+def test_training_learns_the_preference_and_the_anchor_holds_the_chosen_up(objective: str) -> None:
     better = Validation(0.5, 0.45, 0.8)
-    monitor, best, accuracy, chosen = run([PARENT, better, PARENT])
+    monitor, best, accuracy, chosen = run([PARENT, better, PARENT], objective=objective)
     assert accuracy > 0.9
     assert chosen > 0
     assert best is not None
@@ -151,3 +180,20 @@ def test_training_learns_the_preference_and_the_anchor_holds_the_chosen_up() -> 
 @pytest.mark.parametrize("child", [Validation(0.5, 0.4, 0.8), Validation(0.4, 0.5, 0.8), Validation(0.6, 0.5, 0.7)])
 def test_the_parent_goes_on_unless_a_checkpoint_wins_on_every_count(child: Validation) -> None:
     assert run([PARENT, child, child])[1] is None
+
+
+def test_training_stops_when_checks_bring_nothing_new() -> None:
+    monitor, best, *_ = run([PARENT] * 4, checks=6, patience=3)
+    assert best is None
+    assert len(monitor.checks) == 4
+    assert monitor.steps[-1] == 30
+
+
+def test_monitors_hold_what_tells_a_failing_run() -> None:
+    monitor, *_ = run([PARENT] * 3, steps=20)
+    assert set(monitor.values) == {
+        "loss", "chosen", "rejected", "accuracy", "KL", "entropy", "expected gain"
+    }  # fmt: skip
+    assert monitor.values["KL"][0] == pytest.approx(0, abs=1e-5)
+    assert monitor.values["KL"][-1] > 0
+    assert all(len(values) == 20 for values in monitor.values.values())

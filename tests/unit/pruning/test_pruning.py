@@ -1,12 +1,18 @@
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 
+from onevision.artifacts import write_json
 from onevision.generator.configuration import GeneratorConfig
 from onevision.generator.token_pruning import PruningSetting
 from onevision.pruning.calibration import Point, beats_controls, choose
+from onevision.pruning.canary import Canary, Seen
 from onevision.pruning.config import PruningConfig
 from onevision.pruning.controls import centre_crop, random_k, top_k
 from onevision.pruning.cost import query_flops
+from onevision.pruning.strategies import BEAM_STRATEGIES, PROMPT_STRATEGIES
 
 BASE = Point("all", "none", PruningSetting(), 0.6, 0.8, 0.0, 16, 16, 300, 100.0)
 
@@ -49,3 +55,44 @@ def test_attention_must_be_better_than_every_control_somewhere() -> None:
     attention = point("a", hr10=0.6, hr50=0.8)
     assert beats_controls(attention, [point("c", hr10=0.59, hr50=0.9), point("d", hr10=0.7, hr50=0.79)])
     assert not beats_controls(attention, [point("c", hr10=0.5), point("d", hr10=0.6, hr50=0.8)])
+
+
+def test_strategies_build_on_the_setting_that_they_are_given() -> None:
+    config, base = PruningConfig(), PruningSetting(open_below=200, margin=3.0)
+    for strategy in PROMPT_STRATEGIES.values():
+        for _, setting in strategy(config, base):
+            assert (setting.open_below, setting.margin) == (200, 3.0)
+            assert setting != base
+    both = [setting for _, setting in BEAM_STRATEGIES["margin and opening"](config, PruningSetting())]
+    assert {(s.open_below, s.margin) for s in both} == {(n, m) for n in config.open_below for m in config.margins}
+
+
+SEEN = Seen.measure({"steps": np.random.default_rng(0).integers(50, 150, 1000)}, 100, seed=0)
+
+
+def watch(canary: Canary, values: np.ndarray, size: int = 16) -> list[str | None]:
+    return [canary.watch({"steps": values[n : n + size]}) for n in range(0, len(values), size)]
+
+
+def test_the_canary_is_silent_about_searches_like_those_of_calibration() -> None:
+    for seed in range(20):
+        said = watch(Canary(SEEN), np.random.default_rng(seed).integers(50, 150, 64))
+        assert said == [None] * 4
+
+
+@pytest.mark.parametrize("factor", [0.5, 2.0])
+def test_the_canary_says_once_what_is_unlike_calibration(factor: float) -> None:
+    canary = Canary(SEEN)
+    said = watch(canary, factor * np.random.default_rng(1).integers(50, 150, 96))
+    assert said[:3] == [None] * 3
+    assert said[3] is not None
+    assert "when it was calibrated" in said[3]
+    assert said[4:] == [None] * 2
+    assert not canary.watching
+
+
+def test_what_calibration_saw_survives_its_file(tmp_path: Path) -> None:
+    write_json(tmp_path / "pruning.json", {"chosen": {}, "canary": SEEN.as_dict()})
+    assert Seen.read(tmp_path / "pruning.json") == SEEN
+    write_json(tmp_path / "pruning.json", {"chosen": None, "canary": None})
+    assert Seen.read(tmp_path / "pruning.json") is None

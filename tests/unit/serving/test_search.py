@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from onevision.artifacts import open_artifact
 from onevision.data.images import ImageError
@@ -16,7 +18,10 @@ from onevision.decoding.ranker import GeneratorRanker
 from onevision.errors import ArtifactError, OneVisionError
 from onevision.features.definitions import UserSequences
 from onevision.features.queries import QuerySet
-from onevision.serving.search import Searcher
+from onevision.generator.token_pruning import PruningSetting
+from onevision.preference.reward import RewardModel
+from onevision.pruning.canary import Seen
+from onevision.serving.search import Searcher, only_matches
 
 BEAM_WIDTH = 64
 """What `support.bundles` says the evaluation was measured with."""
@@ -158,3 +163,47 @@ def test_an_artifact_that_is_no_bundle_is_refused(models: dict[str, Path]) -> No
 
 def test_the_bundle_names_the_version_that_answers(searcher: Searcher, bundle: Path) -> None:
     assert searcher.bundle.identity == open_artifact(bundle).identity
+
+
+@pytest.fixture
+def own_searcher(bundle: Path) -> Searcher:
+    """One that a test may spoil."""
+    return Searcher.open(bundle)
+
+
+def test_hits_have_a_click_probability_and_a_threshold_leaves_only_matches(searcher: Searcher, photo: bytes) -> None:
+    counts = torch.ones(len(searcher._ranker.catalogue.item_ids), 4)
+    reward = RewardModel(counts).eval().requires_grad_(False)
+    answer = Searcher(searcher.bundle, searcher._encoder, searcher._ranker, None, reward).answer(photo, None, 10)
+    probabilities = [hit.click_probability for hit in answer.hits]
+    assert all(p is not None and 0 < p < 1 for p in probabilities)
+    middle = sorted(p for p in probabilities if p is not None)[5]
+    matches = only_matches(answer, middle)
+    assert [hit for hit in answer.hits if (hit.click_probability or 0) >= middle] == matches.hits
+    assert matches.notes == answer.notes
+    assert all(hit.click_probability is None for hit in searcher.search(photo, None, 3))
+    nothing = only_matches(answer, 1.0)
+    assert nothing.hits == []
+    assert "no match" in nothing.notes[-1]
+    with pytest.raises(OneVisionError, match="probability"):
+        only_matches(answer, 7)
+    with pytest.raises(OneVisionError, match="publish"):
+        only_matches(replace(answer, hits=[replace(answer.hits[0], click_probability=None)]), 0.5)
+
+
+def test_a_bundle_pruned_unlike_its_calibration_warns_and_searches_in_full(
+    own_searcher: Searcher, photo: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    online = Searcher(
+        own_searcher.bundle,
+        own_searcher._encoder,
+        own_searcher._ranker,
+        None,
+        seen=Seen({"image tokens": (0, 1e9), "codes read by beams": (1e8, 1e9)}, BEAM_WIDTH),
+    )
+    online._ranker.use_pruning(PruningSetting(open_below=5))
+    for _ in range(5):
+        online.search_many([photo] * 10, [None] * 10, 3)
+    assert online._ranker.setting == PruningSetting()
+    assert "pruning is off" in caplog.text
+    assert "codes read by beams" in caplog.text

@@ -1,0 +1,93 @@
+"""The report of the stage `align-preferences`."""
+
+from __future__ import annotations
+
+from onevision.features.queries import QuerySet
+from onevision.preference.config import PreferenceConfig
+from onevision.preference.lists import PreferenceLists
+from onevision.preference.reward_fitting import FittedReward
+from onevision.preference.training import Monitor
+from onevision.report import Figure, ReportTable, StageReport
+from onevision.reporting.charts import line_chart
+from onevision.semantic_ids.catalogue import Catalogue
+
+PREVIEWED = 5
+CHARTS = {
+    "Log-probability of chosen and rejected items": (
+        ("chosen", "rejected"),
+        "A falling chosen line is the known failure.",
+    ),
+    "Preference accuracy": (("accuracy",), "Share of losers that fell behind their winner, against the reference."),
+    "Distance from the reference": (("KL", "entropy"), "Exact, over what the beams found, in nats."),
+    "Expected gain": (("expected gain",), "Reward level of one item drawn from the policy."),
+}
+
+
+def make_report(
+    monitor: Monitor,
+    fitted: FittedReward | None,
+    kept: bool,
+    config: PreferenceConfig,
+    lists: PreferenceLists,
+    queries: QuerySet,
+    catalogue: Catalogue,
+) -> StageReport:
+    """Checks on validation days, training monitors, preference lists and the reward model's calibration."""
+    parent, best = monitor.checks[0], max(monitor.checks, key=lambda c: c.ndcg)
+    checks = [
+        [
+            "parent" if n == 0 else f"check {n}",
+            *(round(v, 4) for v in (c.hit_rate, c.ndcg, c.similarity, c.personal_hit_rate, c.reward)),
+            c.distinct,
+        ]
+        for n, c in enumerate(monitor.checks)
+    ]
+    columns = ["checkpoint", "HR@10", "NDCG@10, orders double", "image similarity", "HR@10, personal", "reward"]
+    charts = [
+        Figure(
+            title,
+            "svg",
+            line_chart(monitor.steps, {name: monitor.values.get(name, []) for name in names}, title=title, y_label=""),
+            caption,
+        )
+        for title, (names, caption) in CHARTS.items()
+    ]
+    warnings = [] if kept else ["no gain on validation days: the parent goes on unchanged"]
+    if fitted is None:
+        warnings.append("too few items were shown and found: no reward model, so hits have no click probability")
+    return StageReport(
+        "align-preferences",
+        counts=lists.counts
+        | (fitted.counts if fitted else {})
+        | {"lists_usable": monitor.usable, "queries": len(queries)},
+        metrics={
+            "kept": float(kept),
+            "validation_parent_hr@10": parent.hit_rate,
+            "validation_parent_order_ndcg@10": parent.ndcg,
+            "validation_best_order_ndcg@10": best.ndcg,
+            "validation_best_hr@10": best.hit_rate,
+            **(fitted.metrics() if fitted else {}),
+        },
+        warnings=warnings,
+        tables=[
+            ReportTable("Validation days", [*columns, "distinct items"], checks, f"Objective: {config.objective}."),
+            _preview(lists, queries, catalogue),
+            *(fitted.tables() if fitted else []),
+        ],
+        figures=[*charts, *(fitted.figures() if fitted else [])],
+    )
+
+
+def _preview(lists: PreferenceLists, queries: QuerySet, catalogue: Catalogue) -> ReportTable:
+    rows = []
+    for n in range(min(PREVIEWED, len(lists))):
+        losers = [
+            f"{catalogue.item_ids[item]} ({reward:g})"
+            for item, reward in zip(lists.losers[n], lists.loser_reward[n], strict=True)
+            if item >= 0
+        ]
+        winner = f"{catalogue.item_ids[lists.winner[n]]} ({lists.winner_reward[n]:g})"
+        rows.append([queries.query_id[lists.row[n]], winner, ", ".join(losers)])
+    return ReportTable(
+        "Preference lists", ["search", "winner (reward)", "losers"], rows, f"The first {len(rows)} of {len(lists)}."
+    )

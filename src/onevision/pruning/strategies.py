@@ -1,0 +1,51 @@
+"""Ways to do less work, behind one interface: each proposes settings to measure, on top of one that has been chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from onevision.generator.token_pruning import PruningSetting
+from onevision.pruning.config import PruningConfig
+
+Strategy = Callable[[PruningConfig, PruningSetting], list[tuple[str, PruningSetting]]]
+"""Recipe section and the setting to begin with -> names and settings, none of them twice."""
+
+
+def early_opening(config: PruningConfig, base: PruningSetting) -> list[tuple[str, PruningSetting]]:
+    """A query stops writing codes when its branches hold few items."""
+    return [(f"open below {n}", base.model_copy(update={"open_below": n})) for n in sorted(config.open_below)]
+
+
+def score_margin(config: PruningConfig, base: PruningSetting) -> list[tuple[str, PruningSetting]]:
+    """Beams far behind their query's best leave the batch."""
+    return [(f"margin {m:g}", base.model_copy(update={"margin": m})) for m in sorted(config.margins)]
+
+
+def margin_and_opening(config: PruningConfig, base: PruningSetting) -> list[tuple[str, PruningSetting]]:
+    """Both: fewer beams hold fewer items, so that branches open sooner."""
+    return [
+        (f"{first}, {second}", setting)
+        for first, opened in early_opening(config, base)
+        for second, setting in score_margin(config, opened)
+    ]
+
+
+def history_tokens(config: PruningConfig, base: PruningSetting) -> list[tuple[str, PruningSetting]]:
+    """The prompt holds the newest items of each history only; the choice model still reads them all."""
+    return [(f"history {n}", base.model_copy(update={"history": n})) for n in sorted(config.history)]
+
+
+def attention_mass(config: PruningConfig, base: PruningSetting) -> list[tuple[str, PruningSetting]]:
+    """Image tokens that are not looked at are merged into one."""
+    changes = {"min_tokens": config.min_tokens}
+    return [(f"mass {m:g}", base.model_copy(update={"mass": m} | changes)) for m in sorted(config.masses)]
+
+
+BEAM_STRATEGIES: dict[str, Strategy] = {
+    "early opening": early_opening,
+    "score margin": score_margin,
+    "margin and opening": margin_and_opening,
+}
+"""What beams cost is most of it: these are measured first."""
+PROMPT_STRATEGIES: dict[str, Strategy] = {"history tokens": history_tokens, "attention mass": attention_mass}
+"""Measured on top of the cheapest of those within the budget."""
