@@ -18,8 +18,8 @@ from components.night_closing.component import close_night
 from components.preference_alignment.component import align_preferences
 from components.pruning_calibration.component import calibrate_pruning
 from components.publishing.component import publish
-from pipelines.full_training import EIGHT_SHARDS, embed_in_shards, outputs_of
 from pipelines.settings import configure
+from pipelines.tasks import EIGHT_SHARDS, embed_in_shards, outputs_of
 
 
 @dsl.pipeline(

@@ -35,5 +35,5 @@ def open_champion(
         parameters={"champion": store, "snapshot": day, "run": run},
     )
     parts = {"encoder": encoder, "quantizer": quantizer, "semantic_ids": semantic_ids, "generator": generator}
-    hand_out(champion, parts)
+    hand_out(champion, parts, store)
     return str(night_of(store, day, run, recipe=recipe, overrides=overrides)) if began.counts["refresh"] else ""

@@ -38,7 +38,7 @@ from onevision.publishing.config import PublishingConfig
 from onevision.publishing.headline import Headline, read_headline
 from onevision.publishing.model_card import model_card
 from onevision.publishing.nights import Night
-from onevision.publishing.promotion import Champion, promote, read_champion, upload_bundle
+from onevision.publishing.promotion import Champion, promote, read_champion, upload_bundle, upload_encoder
 from onevision.publishing.retention import retire
 from onevision.report import ReportTable, StageReport
 
@@ -117,6 +117,8 @@ def run(
     bundle = _assemble(challenger, decision, out, seed, refresh)
     changed, retired = False, 0
     if store:
+        if decision["promote"]:
+            upload_encoder(encoder, store, challenger.parents["encoder"].identity)
         upload_bundle(out, store, bundle.identity)
         changed = decision["promote"] and promote(store, bundle, champion, version)
         retired = len(retire(store, config))
