@@ -60,7 +60,8 @@ def nightly_refresh(
             warm = {"quantizer": opened["quantizer"], "parent": opened["generator"]}
             tuned = outputs(sft, snapshot=clean, pairs=pairs, **warm, **known)["generator"]
             aligned = outputs(align_preferences, pairs=pairs, generator=tuned, **known)["aligned_generator"]
-            pruning = outputs(calibrate_pruning, snapshot=clean, pairs=pairs, generator=aligned, **known)["pruning"]
+            served = {"generator": aligned, "parent": opened["pruning"]}
+            pruning = outputs(calibrate_pruning, snapshot=clean, pairs=pairs, **served, **known)["pruning"]
             made = {"generator_sft": tuned, "generator_aligned": aligned, "pruning": pruning} | codes | known
             measured = outputs(evaluate, snapshot=clean, pairs=pairs, **made, champion=held)["evaluation"]
             outputs(publish, snapshot=clean, evaluation=measured, bundle_store=champion, **made, night=night)
