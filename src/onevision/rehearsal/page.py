@@ -40,6 +40,7 @@ def rehearsal_report(nights: list[NightResult], measured: Mapping[str, Any]) -> 
 
 
 def _table(nights: list[NightResult]) -> ReportTable:
+    age = _ages(nights)
     rows = [
         [
             n.night,
@@ -51,16 +52,19 @@ def _table(nights: list[NightResult]) -> ReportTable:
             _points(n.hr10.get("challenger")),
             "" if n.difference is None else _percent(n.difference),
             n.items,
+            age[n.night],
             n.moved,
             round(n.cpu_seconds, 1),
+            round(sum(one.seconds for one in n.attempts) / 60, 1),
         ]
         for n in nights
     ]
-    columns = ["night", "day", "fault", "ended", "", "champion", "challenger", "difference", "items", "moved", "CPU s"]
+    columns = ["night", "day", "fault", "ended", "", "champion", "challenger", "difference"]
+    columns += ["items", "age", "moved", "CPU s", "minutes"]
     caption = (
         "HR@10 of champion and challenger on the night's own held-out searches, percent, and their paired difference "
-        "with its 95 % interval; items of the bundle served after the night, and how many of the first champion's have "
-        "another semantic ID."
+        "with its 95 % interval; items of the bundle served after the night, how many days old it is, and how many of "
+        "the first champion's items have another semantic ID; cost of all attempts."
     )
     return ReportTable("Nights", columns, rows, caption)
 
@@ -105,6 +109,15 @@ def _events(nights: list[NightResult]) -> ReportTable:
 
 def _percent(interval: list[float]) -> str:
     return "{:.1f} [{:.1f}, {:.1f}]".format(*(100 * value for value in interval))
+
+
+def _ages(nights: list[NightResult]) -> dict[int, int]:
+    """Night -> days since the day that the bundle served after it was made from."""
+    ages, newest = {}, 0
+    for one in nights:
+        newest = one.night if one.promoted else newest
+        ages[one.night] = one.night - newest
+    return ages
 
 
 def _reasons(nights: list[NightResult]) -> ReportTable:

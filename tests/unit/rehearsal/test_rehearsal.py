@@ -7,7 +7,10 @@ from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 import torch
 from support.generators import make_catalogue, make_generator, make_queries
@@ -15,10 +18,13 @@ from support.snapshots import AS_OF
 
 from onevision.artifacts import finish_artifact, open_artifact
 from onevision.data.config import SnapshotConfig
-from onevision.data.snapshot import Snapshot
+from onevision.data.contract import TABLES
+from onevision.data.snapshot import Snapshot, write_snapshot
 from onevision.errors import ArtifactError
 from onevision.generator.choice import ChoiceModel, item_table
 from onevision.generator.modelling import Generator
+from onevision.pairing.config import PairingConfig
+from onevision.pairing.stage import run as pair
 from onevision.recipe import load_recipe
 from onevision.rehearsal import faults
 from onevision.rehearsal.attempts import attempt, read_attempt, some_time_after
@@ -94,6 +100,30 @@ def test_late_events_are_of_the_newest_day_and_the_others_come_in_disorder(tiny_
     assert pc.all(pc.greater(missing["ts"], DAY)).as_py()
     assert len(late) + len(missing) == len(whole)
     assert late["ts"].to_pylist() != sorted(late["ts"].to_pylist())
+
+
+def test_what_came_late_is_in_its_place_the_day_after_whatever_the_order(tiny_snapshot: Path, tmp_path: Path) -> None:
+    shop, rng = Snapshot.open(tiny_snapshot), np.random.default_rng(3)
+    tables = {name: shop.table(name) for name in TABLES}
+    tables["events"] = tables["events"].take(pa.array(rng.permutation(len(tables["events"]))))
+    ids = tables["images"]["image_id"].to_pylist()
+    pictures = zip(ids, shop.images.read_many(ids), strict=True)
+    name = shop.snapshot_id
+    write_snapshot(tmp_path / "next", tables, pictures, snapshot_id=name, source="test", as_of=shop.as_of)
+    days = {"whole": tiny_snapshot, "late": faults.late(tiny_snapshot, tmp_path / "day", 1), "next": tmp_path / "next"}
+    found = {}
+    for delivery, day in days.items():
+        out = tmp_path / f"pairs-{delivery}"
+        pair(snapshot=day, out=out, config=PairingConfig(validation_days=2, test_days=2), seed=1)
+        found[delivery] = pq.read_table(out / "queries.parquet").to_pandas().set_index("query_id")
+    pd.testing.assert_frame_equal(found["next"], found["whole"])
+    assert found["whole"].index.is_unique
+    early, late = found["whole"].loc[found["late"].index], found["late"]
+    assert (late["split"] == early["split"]).all()  # by its own time, not by that of its delivery
+    clicks = [frame["clicked"].map(len).sum() for frame in (late, early)]
+    assert clicks[0] < clicks[1]
+    for mine, all_of_them in zip(late["clicked"], early["clicked"], strict=True):
+        assert set(mine) <= set(all_of_them)
 
 
 def test_sabotage_changes_the_weights_alone_and_no_other_copy(tmp_path: Path) -> None:

@@ -78,6 +78,8 @@ def test_the_report_counts_what_matters_and_names_what_was_not_expected() -> Non
     assert report.metrics["cpu_seconds"] == 55.0
     tables = {table.title: table for table in report.tables}
     assert [row[3] for row in tables["Nights"].rows][:2] == ["promoted", "killed, then stopped"]
+    age = tables["Nights"].columns.index("age")
+    assert [row[age] for row in tables["Nights"].rows] == [0, 1, 0, 1, 2, 0]
     assert tables["What the nights were good for"].rows[0][1:3] == [50, "50.0 [40.0, 60.0]"]
     assert len(tables["Every event counted"].rows) == 5
 
