@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -174,7 +175,8 @@ class Rehearsal:
     def _attempt(self, number: int, turn: int, day: Path, watch: Watch | None) -> Attempt:
         places = ["--champion", str(self.store), "--snapshot", str(day), "--runs", str(self.runs)]
         arguments = ["run", "nightly-refresh", "--recipe", self.recipe, *places, *self.overrides]
-        return attempt(arguments, self.out / "logs" / f"night-{number:02d}-{turn}.log", watch)
+        ended = attempt(arguments, self.out / "logs" / f"night-{number:02d}-{turn}.log", watch)
+        return replace(ended, why=[line.replace(f"{self.out}/", "") for line in ended.why])  # wherever it is rehearsed
 
     def _spoilt(self, number: int, fault: str) -> Path:
         day, out = self.shop.day(number), self.out / f"day-{number:02d}-spoilt"

@@ -10,7 +10,7 @@ from typing import Any
 from onevision.artifacts import read_json, write_json
 from onevision.errors import OneVisionError
 from onevision.rehearsal.attempts import Attempt
-from onevision.rehearsal.faults import DECIDED, SABOTAGED
+from onevision.rehearsal.faults import SABOTAGED
 
 NIGHTS = "nights.json"
 
@@ -63,11 +63,6 @@ class NightResult:
     def cpu_seconds(self) -> float:
         """Of all attempts."""
         return sum(one.cpu_seconds for one in self.attempts)
-
-    @property
-    def undisturbed_cpu_seconds(self) -> float | None:
-        """Of a night that was decided in one go; None where something was killed or done again."""
-        return self.attempts[0].cpu_seconds if self.attempts[0].outcome in DECIDED else None
 
 
 def totals(nights: Sequence[NightResult]) -> dict[str, int]:

@@ -64,8 +64,6 @@ def test_totals_tell_honest_challengers_from_sabotaged_ones() -> None:
     assert (counts["honest_with_a_gain"], counts["honest_with_a_gain_promoted"]) == (2, 1)
     assert counts["bad_promotions"] == 2  # a sabotaged one, and one that is worse by more than chance
     assert counts["runs_killed"] == 5
-    assert NIGHTS[1].undisturbed_cpu_seconds is None
-    assert NIGHTS[0].undisturbed_cpu_seconds == 5.0
 
 
 def test_the_report_counts_what_matters_and_names_what_was_not_expected() -> None:
