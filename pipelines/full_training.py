@@ -5,56 +5,22 @@ resume one by one. The order of the tasks follows from their data alone. The sam
 (`python -m pipelines.compile`) and run on one machine (`onevision run full-training`).
 """
 
-from collections.abc import Callable, Mapping
 from typing import Any
 
 from kfp import dsl
-from kfp.dsl.base_component import BaseComponent
 
 from components.data_validation.component import validate
-from components.embedding_merge.component import merge_embeddings
-from components.embedding_shard.component import embed_shard
 from components.encoder_alignment.component import align
 from components.evaluation.component import evaluate
 from components.feature_materialization.component import materialize_features
 from components.generative_sft.component import sft
 from components.id_assignment.component import assign_ids
-from components.id_merge.component import merge_ids
-from components.id_shard.component import assign_shard
 from components.multi_view_pairing.component import pair
 from components.preference_alignment.component import align_preferences
 from components.pruning_calibration.component import calibrate_pruning
 from components.publishing.component import publish
 from components.vrq_training.component import train_vrq
-from pipelines.settings import configure
-
-Outputs = Callable[..., Mapping[str, Any]]
-"""Makes the task of a component, and returns its outputs."""
-
-EIGHT_SHARDS = [f"{number}/8" for number in range(1, 9)]
-
-
-def embed_in_shards(outputs: Outputs, shards: Any, **inputs: Any) -> Any:
-    """The `encoder` artifact with every picture, embedded by a task a shard."""
-    with dsl.ParallelFor(shards) as shard:
-        parts = outputs(embed_shard, **inputs, shard=shard)["embedding_shard"]
-    return outputs(merge_embeddings, **inputs, shards=dsl.Collected(parts))["merged_encoder"]
-
-
-def assign_in_shards(outputs: Outputs, shards: Any, **inputs: Any) -> Any:
-    """The `semantic_ids` artifact, its codes voted by a task a shard."""
-    with dsl.ParallelFor(shards) as shard:
-        parts = outputs(assign_shard, **inputs, shard=shard)["id_shard"]
-    return outputs(merge_ids, **inputs, shards=dsl.Collected(parts))["semantic_ids"]
-
-
-def outputs_of(recipe: str, overrides: list[str]) -> Outputs:
-    """Tasks of one recipe, with the settings of their stages."""
-
-    def outputs(component: BaseComponent, **inputs: Any) -> Mapping[str, Any]:
-        return configure(component(**inputs, recipe=recipe, overrides=overrides)).outputs
-
-    return outputs
+from pipelines.tasks import EIGHT_SHARDS, Outputs, assign_in_shards, embed_in_shards, outputs_of
 
 
 def _from_ids_to_bundle(

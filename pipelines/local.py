@@ -1,6 +1,7 @@
 """Run a pipeline on this machine: the same pipeline function, through `kfp.local`, one process a task.
 
 KFP's detail goes to `run.log`; the terminal gets one line a stage, and the progress bars of the stage that runs.
+A pipeline is imported where it is run: KFP compiles it then, which takes seconds.
 """
 
 import contextlib
@@ -26,8 +27,6 @@ from onevision.shards import all_shards
 from onevision.stage_cache import CACHE_VARIABLE, REUSE_VARIABLE
 from onevision.stages import STAGES
 from onevision.task import MARK, TERMINAL_VARIABLE
-from pipelines.full_training import full_training, sharded_training
-from pipelines.nightly_refresh import nightly_refresh
 
 STAGE_CACHE = ".stages"
 BUNDLE_STORES = "stores"
@@ -64,6 +63,8 @@ def run_full_training(
     Raises:
         OneVisionError: a stage failed; the message says which, and what to do.
     """
+    from pipelines.full_training import full_training, sharded_training
+
     show = show or _print
     values = load_recipe(recipe, overrides)
     run_date = run_date or datetime.now(UTC).date().isoformat()
@@ -115,6 +116,8 @@ def run_nightly_refresh(
     Raises:
         OneVisionError: a stage failed or the day was refused; the champion is as it was.
     """
+    from pipelines.nightly_refresh import nightly_refresh
+
     show = show or _print
     values = load_recipe(recipe, overrides)
     champion, snapshot = (place if is_remote(place) else str(Path(place).resolve()) for place in (champion, snapshot))

@@ -18,8 +18,8 @@ from components.night_closing.component import close_night
 from components.preference_alignment.component import align_preferences
 from components.pruning_calibration.component import calibrate_pruning
 from components.publishing.component import publish
-from pipelines.full_training import EIGHT_SHARDS, embed_in_shards, outputs_of
 from pipelines.settings import configure
+from pipelines.tasks import EIGHT_SHARDS, embed_in_shards, outputs_of
 
 
 @dsl.pipeline(
@@ -60,7 +60,8 @@ def nightly_refresh(
             warm = {"quantizer": opened["quantizer"], "parent": opened["generator"]}
             tuned = outputs(sft, snapshot=clean, pairs=pairs, **warm, **known)["generator"]
             aligned = outputs(align_preferences, pairs=pairs, generator=tuned, **known)["aligned_generator"]
-            pruning = outputs(calibrate_pruning, snapshot=clean, pairs=pairs, generator=aligned, **known)["pruning"]
+            served = {"generator": aligned, "parent": opened["pruning"]}
+            pruning = outputs(calibrate_pruning, snapshot=clean, pairs=pairs, **served, **known)["pruning"]
             made = {"generator_sft": tuned, "generator_aligned": aligned, "pruning": pruning} | codes | known
             measured = outputs(evaluate, snapshot=clean, pairs=pairs, **made, champion=held)["evaluation"]
             outputs(publish, snapshot=clean, evaluation=measured, bundle_store=champion, **made, night=night)

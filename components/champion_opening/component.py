@@ -1,7 +1,7 @@
 """Component of the stage `open-champion`."""
 
 from kfp import dsl
-from kfp.dsl import HTML, Dataset, Metrics, Model, Output
+from kfp.dsl import HTML, Artifact, Dataset, Metrics, Model, Output
 
 from components import BASE_IMAGE
 
@@ -18,6 +18,7 @@ def open_champion(
     quantizer: Output[Model],
     semantic_ids: Output[Dataset],
     generator: Output[Model],
+    pruning: Output[Artifact],
     metrics: Output[Metrics],
     report: Output[HTML],
 ) -> str:
@@ -35,5 +36,5 @@ def open_champion(
         parameters={"champion": store, "snapshot": day, "run": run},
     )
     parts = {"encoder": encoder, "quantizer": quantizer, "semantic_ids": semantic_ids, "generator": generator}
-    hand_out(champion, parts)
+    hand_out(champion, parts | {"pruning": pruning}, store)
     return str(night_of(store, day, run, recipe=recipe, overrides=overrides)) if began.counts["refresh"] else ""

@@ -19,6 +19,7 @@ def calibrate_pruning(
     pruning: Output[Artifact],
     metrics: Output[Metrics],
     report: Output[HTML],
+    parent: Input[Artifact] = None,
 ) -> None:
     """Choose the cheapest token pruning that keeps the hit rate on held-out days."""
     from onevision.task import run_task
@@ -32,6 +33,7 @@ def calibrate_pruning(
             "semantic_ids": semantic_ids.path,
             "features": features.path,
             "generator": generator.path,
+            "parent": parent.path if parent else "",
         },
         pruning,
         recipe=recipe,

@@ -282,18 +282,19 @@ def evaluate_queries(
 
 @app.command("simulate-nights", rich_help_panel="Nights")
 def simulate_nights(
-    out: Annotated[Path, typer.Option(help="new folder for days, runs, store and report")],
+    out: Annotated[Path, typer.Option(help="new folder for days, runs, store and report, or one to go on in")],
     recipe: RecipeName = "smoke",
     overrides: Overrides = None,
-    source: Annotated[str, typer.Option(help="synthetic, or a snapshot whose last days are the nights")] = "synthetic",
+    source: Annotated[
+        str, typer.Option(help="synthetic, grocery, or a snapshot whose last days are the nights")
+    ] = "synthetic",
+    data: Annotated[Path | None, typer.Option(help="folder of the grocery data, for --source grocery")] = None,
     nights: Annotated[int, typer.Option(help="nights after the full training", min=1, max=365)] = 8,
     faults: Annotated[bool, typer.Option("--faults", help="let something go wrong on every night")] = False,
 ) -> None:
     """Rehearse the nightly refresh: night after night on days of one shop, with faults on purpose."""
     from onevision.rehearsal.nights import simulate_nights
 
-    if out.exists() and any(out.iterdir()):
-        raise OneVisionError(f"{out}: is not empty; name a new folder")
     found = simulate_nights(
         out=out,
         recipe=recipe,
@@ -302,6 +303,7 @@ def simulate_nights(
         source=source,
         with_faults=faults,
         show=lambda line: print(line, flush=True),
+        data=data,
     )
     show_tables(found, None)
     print(f"written to {out}")

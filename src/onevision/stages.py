@@ -144,6 +144,7 @@ _STAGES = (
         },
         "pruning",
         "choose the cheapest token pruning that keeps the hit rate on held-out days",
+        optional={"parent": "pruning"},
     ),
     Stage(
         "evaluate",

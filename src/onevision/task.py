@@ -84,10 +84,14 @@ def run_task(
     return report
 
 
-def hand_out(bundle: Output, parts: Mapping[str, Output]) -> None:
-    """Give the parts of a bundle to tasks that take them alone."""
+def hand_out(bundle: Output, parts: Mapping[str, Output], store: str) -> None:
+    """Give the parts of a bundle to tasks that take them alone; the encoder with its pictures, if the store has it."""
+    from onevision.publishing.promotion import fetch_encoder
+
     for name, part in parts.items():
-        copy_tree(Path(bundle.path) / name, Path(part.path))
+        held = Path(bundle.path) / name
+        if name != "encoder" or not fetch_encoder(store, open_artifact(held, verify=False).identity, Path(part.path)):
+            copy_tree(held, Path(part.path))
         artifact = open_artifact(part.path, verify=False)
         part.metadata.update(identity=artifact.identity, generation=artifact.generation or "")
 

@@ -141,10 +141,15 @@ def test_the_night_keeps_the_champions_codebooks_and_goes_on_from_its_generator(
     tasks = dag_of(night, "refresh")
     trained = {"align", "train-vrq", "embed-shard"}
     assert set(tasks) - {"for-loop-3"} == STAGES.keys() - trained | {"merge-embeddings"}
-    frozen = {("merge-embeddings", "encoder"), ("assign-ids", "quantizer"), ("assign-ids", "parent"), ("sft", "parent")}
-    for task, name in frozen:
+    held = {
+        ("merge-embeddings", "encoder"): "encoder",
+        ("assign-ids", "quantizer"): "quantizer",
+        ("assign-ids", "parent"): "semantic_ids",
+        ("sft", "parent"): "generator",
+        ("calibrate-pruning", "parent"): "pruning",
+    }
+    for (task, name), part in held.items():
         source = tasks[task]["inputs"]["artifacts"][name]["componentInputArtifact"]
-        part = {"parent": "semantic_ids" if task == "assign-ids" else "generator"}.get(name, name)
         assert source == f"pipelinechannel--open-champion-{part}"
     for task in ("validate", "evaluate"):
         source = tasks[task]["inputs"]["artifacts"]["champion"]["componentInputArtifact"]

@@ -1,4 +1,4 @@
-"""Whole nights at the smallest size: promoted or kept, killed and resumed, a corrupt day, and the same night again."""
+"""Whole nights at the smallest size: killed and resumed, late events, a corrupt day, and the same night again."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from onevision.rehearsal.nights import simulate_nights
 from onevision.report import StageReport
 from onevision.stages import STAGES
 
+NEVER = ("items_moved", "events_lost", "events_doubled", "bad_promotions", "nights_without_a_loadable_champion")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture(scope="module")
 def rehearsal(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, StageReport]:
-    """Two nights: a killed one, begun again, and a corrupt day."""
+    """Two nights, each killed once and begun again: events that come late, and a corrupt day."""
     root = tmp_path_factory.mktemp("nights")
     recipe = root / "tiny.yaml"
     recipe.write_text(TINY.replace("seed: 7", "seed: 2").replace("generator: {", "generator: {warm_steps: 6, "))
@@ -38,23 +39,30 @@ def rehearsal(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, StageRepo
 
 def test_every_night_ends_as_it_should_and_no_code_moves(rehearsal: tuple[Path, StageReport]) -> None:
     root, report = rehearsal
-    nights = read_json(root / "rehearsal" / "nights.json")
-    assert [night["fault"] for night in nights] == [faults.KILLED, faults.CORRUPT]
+    found = read_json(root / "rehearsal" / "nights.json")
+    late, corrupt = found["nights"]
+    assert [night["fault"] for night in (late, corrupt)] == [faults.LATE, faults.CORRUPT]
     assert not report.warnings
-    assert report.counts["items_moved"] == 0
-    killed, corrupt = nights
-    assert killed["attempts"][0]["outcome"] == "killed"
-    assert corrupt["attempts"][0]["outcome"] == "stopped"
-    assert "checksum" in " ".join(corrupt["attempts"][0]["why"])
-    assert corrupt["served_before"] == corrupt["served_after"] == killed["served_after"]
-    assert set(killed["hr10"]) == {"champion", "challenger", "dense"}
-    low, high = killed["difference"][1:]
-    assert low <= killed["difference"][0] <= high
+    assert {name: report.counts[name] for name in NEVER} == dict.fromkeys(NEVER, 0)
+    assert late["attempts"][0]["outcome"] == "killed"
+    assert corrupt["attempts"][-1]["outcome"] == "stopped"
+    assert "checksum" in " ".join(corrupt["attempts"][-1]["why"])
+    assert str(root) not in (root / "rehearsal" / "nights.json").read_text()
+    assert corrupt["served_before"] == corrupt["served_after"] == late["served_after"]
+    assert late["loadable"]
+    assert set(late["hr10"]) == {"champion", "challenger", "dense"}
+    low, high = late["difference"][1:]
+    assert low <= late["difference"][0] <= high
+    assert late["events"]["late"] > 0
+    assert late["events"]["taken"] + late["events"]["late"] == late["events"]["happened"]
+    beside = found["refreshed_and_frozen"]["all"]
+    assert beside["refreshed"] == beside["frozen"]  # on the first night both are the same bundle
+    assert beside["searches"] > 0
 
 
 def test_a_night_leaves_a_run_like_any_other(rehearsal: tuple[Path, StageReport]) -> None:
     root, _ = rehearsal
-    first = read_json(root / "rehearsal" / "nights.json")[0]
+    first = read_json(root / "rehearsal" / "nights.json")["nights"][0]
     run = root / "rehearsal" / "runs" / first["attempts"][-1]["run"]
     linked = {path.name for path in run.iterdir() if path.is_symlink()}
     assert linked == {

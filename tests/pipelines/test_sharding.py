@@ -10,7 +10,7 @@ from support.models import make_models
 from onevision.recipe import load_recipe
 from onevision.semantic_ids.stage import run as assign_ids
 from onevision.shards import all_shards
-from pipelines.full_training import assign_in_shards, embed_in_shards
+from pipelines.tasks import assign_in_shards, embed_in_shards
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from onevision.data.grocery_events import AS_OF, SearchPlan, build_events, plan_searches
+from onevision.data.grocery_events import AS_OF, SearchPlan, build_events, plan_daily_searches, plan_searches
 from onevision.data.grocery_sources import (
     Photos,
     Purchases,
@@ -40,10 +40,11 @@ _FILES = (
 )
 
 
-def write_grocery_snapshot(out: Path, data_dir: Path | None = None) -> StageReport:
+def write_grocery_snapshot(out: Path, data_dir: Path | None = None, *, daily: bool = False) -> StageReport:
     """Write the snapshot of 2017-12-01: every photo, every mapped purchase, about 6,700 searches.
 
     Args:
+        daily: 20,000 searches instead, alike on every day, for a log that is cut day by day.
         data_dir: holds `grocery_store/` and `complete_journey/`; by default `$ONEVISION_DATA`, else `../shared/data`.
 
     Raises:
@@ -53,7 +54,7 @@ def write_grocery_snapshot(out: Path, data_dir: Path | None = None) -> StageRepo
     data = find_data(data_dir)
     shelf, train, val = (read_photos(data / "grocery_store", name) for name in ("iconic", "train", "val"))
     purchases = read_purchases(data / "complete_journey", shelf)
-    plan = plan_searches(purchases, train, val)
+    plan = (plan_daily_searches if daily else plan_searches)(purchases, train, val)
     tables = {
         "categories": _categories(shelf),
         "items": _items(shelf, purchases, read_prices(data / "complete_journey", purchases)),

@@ -20,6 +20,8 @@ VALIDATION_DAYS = TEST_DAYS = 4
 VALIDATION_END = AS_OF - timedelta(days=TEST_DAYS)
 TRAIN_END = VALIDATION_END - timedelta(days=VALIDATION_DAYS)
 TRAIN_SEARCHES = 6000
+DAILY_SEARCHES = 20_000
+"""Of a log that is cut day by day: about sixty a day, every day alike."""
 VALIDATION_SEARCHES = 450
 HELD_SHARE = 0.1
 """Of each class's train photos, kept for the validation days."""
@@ -55,17 +57,20 @@ def plan_searches(purchases: Purchases, train: Photos, val: Photos) -> SearchPla
         _one_each(candidates[candidates["split"] == "test"], _by_class(val), 0),
     ]
     bought = pd.concat(chosen).sort_index()
-    times = _lay_out_baskets(purchases.frame, bought.index)
-    bought = bought.assign(ts=times.loc[bought.index], purchase=bought.index)
-    visits = _visits(val, set(bought["photo"]))
-    searches = pd.concat([bought, visits]).sort_values(["ts", "photo"], ignore_index=True)
-    searches.insert(0, "query_id", [f"search-{n:05d}" for n in range(len(searches))])
-    outside = times.drop(bought.index)
-    if max(searches["ts"].max() + ORDER_AFTER, outside.max()) > AS_OF:
-        raise ValueError("events are laid out past the snapshot's date")
-    unused = len(train) + len(val) - searches["photo"].nunique()
-    columns = ["query_id", "user_id", "ts", "split", "fine", "photo", "purchase"]
-    return SearchPlan(searches[columns], outside, unused)
+    return _laid_out(purchases, bought, len(train) + len(val), _visits(val, set(bought["photo"])))
+
+
+def plan_daily_searches(purchases: Purchases, *sets: Photos) -> SearchPlan:
+    """Choose the purchases that began with a search for a log that may be cut anywhere: the same share of every day's,
+    with any of the photos of `sets`. What may be trained on is then for the split of each day to say.
+    """
+    photos: dict[int, list[str]] = {}
+    for photo_set in sets:
+        for fine, ids in _by_class(photo_set).items():
+            photos.setdefault(fine, []).extend(ids)
+    first = purchases.frame.drop_duplicates(["basket", "fine"])
+    candidates = first[["user_id", "fine"]].assign(split=_split_of(first["ts"]))
+    return _laid_out(purchases, _sample(candidates, photos, DAILY_SEARCHES), sum(map(len, sets)))
 
 
 def build_events(plan: SearchPlan, purchases: Purchases, shelf: Photos) -> pd.DataFrame:
@@ -88,6 +93,21 @@ def build_events(plan: SearchPlan, purchases: Purchases, shelf: Photos) -> pd.Da
     events["position"] = events["position"].astype("Int32")
     events = events.sort_values("ts", kind="stable", ignore_index=True)
     return events.assign(event_id=[f"event-{n:06d}" for n in range(len(events))])
+
+
+def _laid_out(
+    purchases: Purchases, bought: pd.DataFrame, photos: int, visits: pd.DataFrame | None = None
+) -> SearchPlan:
+    """The plan of these searches, with times; `photos` is how many there are to search with."""
+    times = _lay_out_baskets(purchases.frame, bought.index)
+    bought = bought.assign(ts=times.loc[bought.index], purchase=bought.index)
+    searches = pd.concat([bought, visits]).sort_values(["ts", "photo"], ignore_index=True)
+    searches.insert(0, "query_id", [f"search-{n:05d}" for n in range(len(searches))])
+    outside = times.drop(bought.index)
+    if max(searches["ts"].max() + ORDER_AFTER, outside.max()) > AS_OF:
+        raise ValueError("events are laid out past the snapshot's date")
+    columns = ["query_id", "user_id", "ts", "split", "fine", "photo", "purchase"]
+    return SearchPlan(searches[columns], outside, photos - searches["photo"].nunique())
 
 
 def _candidates(frame: pd.DataFrame) -> pd.DataFrame:

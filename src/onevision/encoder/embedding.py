@@ -1,7 +1,8 @@
 """Embed every picture of a snapshot with a trained encoder, in shards: stages `embed-shard` and `merge-embeddings`.
 
 `align` embeds in its own process what fits into it. Beyond that it trains alone (`--embed train`), shards embed, and
-their merger is an `encoder` artifact with the same weights and all pictures.
+their merger is an `encoder` artifact with the same weights and all pictures. What the encoder's artifact has embedded
+already is taken from there: a refresh pays for new pictures alone.
 """
 
 from __future__ import annotations
@@ -23,15 +24,13 @@ from onevision.data.contract import CATALOGUE_VIEWS
 from onevision.data.images import ImageStore, decode_image
 from onevision.data.snapshot import Snapshot
 from onevision.encoder.config import EncoderConfig
+from onevision.encoder.held import CONTENT, EMBEDDINGS, FILES, IMAGES, TOKENS, HeldPictures, picture_contents
 from onevision.encoder.model import EMBED_BATCH, Embedded, Encoder
 from onevision.errors import ArtifactError
 from onevision.report import StageReport
 from onevision.shards import ROWS_A_BATCH, Shard, open_shards, read_rows, write_tables
 
 KIND = "embedding_shard"
-EMBEDDINGS, TOKENS, IMAGES = "embeddings.safetensors", "tokens.safetensors", "images.parquet"
-FILES = {"embedding": EMBEDDINGS, "category": EMBEDDINGS, "tokens": TOKENS}
-"""Array -> file of it."""
 COLUMNS = ["image_id", "item_id", "view"]
 
 
@@ -66,10 +65,13 @@ def run_shard(
     file = shop.path / IMAGES
     rows = part.rows(pq.read_metadata(file).num_rows, EMBED_BATCH)
     table = _with_split(read_rows(file, rows, COLUMNS), parents["pairs"].file("image_splits.parquet"))
-    pq.write_table(table, out / IMAGES)
-    batches = embed_batches(model, shop.images, table["image_id"].to_pylist(), _shown_categories(table, shop))
-    _write_arrays(batches, len(table), out)
-    report = StageReport("embed-shard", counts={"images_embedded": len(table)})
+    image_ids, known = table["image_id"].to_pylist(), _shown_categories(table, shop)
+    content = picture_contents(shop.images, image_ids, known)
+    pq.write_table(table.append_column(CONTENT, content), out / IMAGES)
+    held = HeldPictures(encoder, content)
+    _write_arrays(embed_batches(model, shop.images, image_ids, known, held), len(table), out)
+    counts = {"images_embedded": len(table), "images_embedded_before": int((held.row >= 0).sum())}
+    report = StageReport("embed-shard", counts=counts)
     finish_artifact(out, KIND, parents=parents, counts=report.counts, extra={"shard": str(part)})
     return report
 
@@ -97,20 +99,32 @@ def run_merge(
     write_tables(out / IMAGES, (pq.read_table(part.file(IMAGES)) for part in parts))
     for name in (EMBEDDINGS, TOKENS):
         concatenate_files([part.file(name) for part in parts if part.counts["images_embedded"]], out / name)
-    counts = {"shards": len(parts), "images_embedded": sum(part.counts["images_embedded"] for part in parts)}
+    sums = {name: sum(part.counts[name] for part in parts) for name in parts[0].counts}
+    counts = {"shards": len(parts)} | sums
     report = StageReport("merge-embeddings", counts=counts)
     finish_artifact(out, "encoder", parents=parents, counts=counts)
     return report
 
 
 def embed_batches(
-    encoder: Encoder, images: ImageStore, image_ids: Sequence[str], known: Sequence[str | None]
+    encoder: Encoder, images: ImageStore, image_ids: Sequence[str], known: Sequence[str | None], held: HeldPictures
 ) -> Iterator[Batch]:
-    """Decode and embed pictures; `known` are the categories that the encoder is told, None where it has to guess."""
+    """Decode and embed the pictures that are not held; `known` are their categories, None where it has to guess."""
     for start in tqdm(range(0, len(image_ids), EMBED_BATCH), desc="embed", disable=None):
-        rows = slice(start, start + EMBED_BATCH)
-        pixels = [decode_image(data, encoder.image_size) for data in images.read_many(image_ids[rows])]
-        yield Batch(start, encoder.embed(np.stack(pixels), list(known[rows])))
+        row = held.row[start : start + EMBED_BATCH]
+        new = np.flatnonzero(row < 0)
+        if not len(new):
+            yield Batch(start, held.take(row))
+            continue
+        chosen = [start + int(n) for n in new]
+        pixels = [decode_image(data, encoder.image_size) for data in images.read_many([image_ids[n] for n in chosen])]
+        embedded = encoder.embed(np.stack(pixels), [known[n] for n in chosen])
+        if len(new) < len(row):
+            arrays = held.take(row)._asdict()
+            for name, values in embedded._asdict().items():
+                arrays[name][new] = values
+            embedded = Embedded(**arrays)
+        yield Batch(start, embedded)
 
 
 def _with_split(images: pa.Table, splits: Path) -> pa.Table:

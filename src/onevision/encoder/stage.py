@@ -25,6 +25,7 @@ from onevision.distributed import Group, open_group, split_rows
 from onevision.encoder.augmentation import draw_moves, move
 from onevision.encoder.config import EncoderConfig
 from onevision.encoder.distributed import share_batch_norm, split_products
+from onevision.encoder.held import CONTENT, EMBEDDINGS, IMAGES, TOKENS, picture_contents
 from onevision.encoder.lda import fit_lda
 from onevision.encoder.measures import Neighbours, clicked_item_recall, family_recall, own_item_recall
 from onevision.encoder.model import EMBED_BATCH, Embedded, Encoder, EncoderOutput, join, to_arrays
@@ -50,6 +51,11 @@ class Pictures:
     def train_rows(self) -> NDArray[np.int64]:
         """Rows that may be trained on."""
         return np.flatnonzero(np.array(self.split) == "train")
+
+    @property
+    def shown_categories(self) -> list[str | None]:
+        """What the encoder is told: the category of a catalogue view's product, None for shoppers' pictures."""
+        return [c if shown else None for c, shown in zip(self.category, self.catalogue, strict=True)]
 
     def take(self, rows: NDArray[np.int64]) -> Pictures:
         """Some of the pictures."""
@@ -91,10 +97,13 @@ def run(*, snapshot: Path, pairs: Path, out: Path, config: EncoderConfig, seed: 
     if config.lda_shrinkage is not None:
         embedded = _apply_lda(encoder, embedded, views)
     encoder.save_pretrained(out)
-    save_file({"embedding": embedded.embedding, "category": embedded.category}, out / "embeddings.safetensors")
-    save_file({"tokens": embedded.tokens}, out / "tokens.safetensors")
+    save_file({"embedding": embedded.embedding, "category": embedded.category}, out / EMBEDDINGS)
+    save_file({"tokens": embedded.tokens}, out / TOKENS)
     table = pictures.table.select(["image_id", "item_id", "view"]).append_column("split", pa.array(pictures.split))
-    pq.write_table(table, out / "images.parquet")
+    if embed == "all":  # shards promise the bytes of one process, so they embed what was trained on again
+        content = picture_contents(shop.images, table["image_id"].to_pylist(), pictures.shown_categories)
+        table = table.append_column(CONTENT, content)
+    pq.write_table(table, out / IMAGES)
     queries = pq.read_table(pairs_artifact.file("queries.parquet"))
     report = StageReport(
         "align",
@@ -192,10 +201,9 @@ def _train_frozen(
 
 def embed_pictures(encoder: Encoder, shop: Snapshot, pictures: Pictures, group: Group) -> Embedded:
     """Embed every picture: catalogue views with their known category, others with the predicted mixture."""
-    parts = []
+    parts, known = [], pictures.shown_categories
     for batch, rows in _picture_batches(encoder, shop, pictures, group, "embed"):
-        known = [pictures.category[r] if pictures.catalogue[r] else None for r in rows]
-        parts.append(encoder.embed(batch, known))
+        parts.append(encoder.embed(batch, known[rows.start : rows.stop]))
     bounds = split_rows(len(pictures.table), group.size)
     local = [torch.from_numpy(array).to(group.device) for array in join(parts)]
     return Embedded(*(group.gather(tensor, bounds).cpu().numpy() for tensor in local))

@@ -7,7 +7,6 @@ it does not know are taken out of the challenger's ranking, so that the models a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,8 +88,3 @@ class Beside:
             kept = ranking[(ranking == UNKNOWN) | self.item_known[ranking]]
             out[row, : len(kept)] = kept
         return out
-
-
-def compared_with_champion(systems: Mapping[str, System]) -> tuple[tuple[str, str], ...]:
-    """The pair of systems that a refresh is decided by, if the champion was asked."""
-    return ((CHALLENGER, CHAMPION),) if CHAMPION in systems else ()

@@ -24,8 +24,9 @@ from onevision.artifacts import (
     write_json,
 )
 from onevision.data.snapshot import Snapshot
+from onevision.decoding.ranker import GeneratorRanker
 from onevision.errors import OneVisionError
-from onevision.evaluation.beside import CHAMPION, Beside, compared_with_champion
+from onevision.evaluation.beside import CHAMPION, Beside
 from onevision.evaluation.cascade import Cascade
 from onevision.evaluation.comparison import Comparison, Truth
 from onevision.evaluation.config import EvaluationConfig
@@ -61,6 +62,8 @@ COMPARED = (
     ("cascade", "dense"),
 )
 """Paired differences that are reported."""
+COMPARED_AT_NIGHT = ((CHALLENGER, "dense"), (CHALLENGER, CHAMPION))
+"""The same of a night."""
 RETRIEVAL_CUTOFFS = (1, 10)
 
 
@@ -84,6 +87,7 @@ def run(
 
     Args:
         champion: the bundle that is served now; it answers the same queries, and drift since its training is measured.
+            Beside it stand only the systems that a night is decided by: dense neighbours and the challenger.
 
     Raises:
         ArtifactError: inputs of different generations, or something held out was trained on.
@@ -109,19 +113,22 @@ def run(
     counts |= check_leakage(pairs, queries.query_id, queries.image_id, items.item_id[items.cold].tolist())
     searches = Searches.of(queries, items, pairs)
     clock = Clock(len(queries), config.latency_queries)
-    cascade, dense = train_cascade(items, shop, pairs, encoder, features, config, seed)
-    systems = {
-        "dense": dense_system(dense, searches, clock),
-        "cascade": cascade_system(cascade, searches, clock),
-        **_generators(encoder, semantic_ids, generator_sft, generator_aligned, pruning, queries, config, clock, seed),
-        **oracle_systems(shop, queries, items),
-    }
+    dense = DenseSearch(items.view_embedding, items.view_item, len(items))
+    systems = {"dense": dense_system(dense, searches, clock)}
+    cascade = None
+    if not champion:
+        cascade = train_cascade(items, dense, shop, pairs, encoder, features, config, seed)
+        systems["cascade"] = cascade_system(cascade, searches, clock)
+        systems |= _generators(encoder, semantic_ids, generator_sft, generator_aligned, queries, config, clock, seed)
+    served = GeneratorRanker.open(encoder, semantic_ids, generator_aligned, pruning)
+    systems[CHALLENGER] = generator_system(CHALLENGER, served, queries, config.beam_width, clock)
+    systems |= oracle_systems(shop, queries, items)
     beside = Beside.ask(parents["champion"], semantic_ids, queries, items, clock) if champion else None
     drift = None
     if beside:
         systems[CHAMPION] = beside.system
         drift = Drift.measure(shop, pairs, encoder, quantizer, parents["champion"], config.max_drift)
-    compared = COMPARED + compared_with_champion(systems)
+    compared = COMPARED_AT_NIGHT if champion else COMPARED
     comparison = Comparison.of(
         {name: system.items for name, system in systems.items()},
         Truth.of([rows.tolist() for rows in searches.clicked], [rows.tolist() for rows in searches.ordered]),
@@ -147,7 +154,7 @@ def run(
         comparison.difference_table(compared),
         comparison.slice_table(slices),
         latency_table(latencies, len(items)),
-        _cascade_table(cascade),
+        *([_cascade_table(cascade)] if cascade else []),
         *([drift.table()] if drift else []),
     ]
     report.figures = figures(comparison, slices)
@@ -215,22 +222,18 @@ def _generators(
     semantic_ids: Path,
     sft: Path,
     aligned: Path,
-    pruning: Path,
     queries: QuerySet,
     config: EvaluationConfig,
     clock: Clock,
     seed: int,
 ) -> dict[str, System]:
-    from onevision.decoding.ranker import GeneratorRanker
-
+    """The generators that are not served: what a full training is understood by."""
     after_sft = GeneratorRanker.open(encoder, semantic_ids, sft)
     after_alignment = GeneratorRanker.open(encoder, semantic_ids, aligned)
-    pruned = GeneratorRanker.open(encoder, semantic_ids, aligned, pruning)
     shuffled = queries.with_histories_of(deal_histories(queries.user_id, seed))
     asked: tuple[tuple[str, GeneratorRanker, QuerySet, Clock | None], ...] = (
         ("generator_sft", after_sft, queries, clock),
         ("generator_aligned", after_alignment, queries, clock),
-        ("generator_pruned", pruned, queries, clock),
         ("generator_shuffled_history", after_alignment, shuffled, None),
     )
     return {

@@ -62,14 +62,15 @@ class Clock:
 
 def train_cascade(
     items: Items,
+    dense: DenseSearch,
     shop: Snapshot,
     pairs: Path,
     encoder: Path,
     features: Path,
     config: EvaluationConfig,
     seed: int,
-) -> tuple[Cascade, DenseSearch]:
-    """Fit the cascade on the training and validation queries; also its first stage, which is the dense baseline."""
+) -> Cascade:
+    """Fit the cascade, whose first stage is `dense`, on the training and validation queries."""
     end = microseconds(read_json(pairs / "splits.json")["train_end"])
     loaded = (
         QuerySet.load(pairs, encoder, features, split=split, limit=limit)
@@ -79,11 +80,10 @@ def train_cascade(
     clicked, ts = _clicks(shop, items)
     start = min(int(ts.min(initial=end)), end - 1)
     builder = FeatureBuilder(items, Popularity(items, clicked, ts, start=start, end=end), training, end)
-    dense = DenseSearch(items.view_embedding, items.view_item, len(items))
     cascade = Cascade(
         dense, builder, items.created, candidates=config.recall_candidates, trees=config.ranker_trees, seed=seed
     )
-    return cascade.fit(training, validation), dense
+    return cascade.fit(training, validation)
 
 
 def dense_system(dense: DenseSearch, searches: Searches, clock: Clock) -> System:

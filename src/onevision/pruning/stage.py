@@ -1,13 +1,17 @@
-"""Stage `calibrate-pruning`: sweep strategies and controls on validation days, choose, and draw the curve."""
+"""Stage `calibrate-pruning`: sweep strategies and controls on validation days, choose, and draw the curve.
+
+A refresh begins with its parent's setting, and sweeps only where that no longer keeps the budget.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from onevision.artifacts import finish_artifact, open_artifact, require_same_generation, start_artifact, write_json
-from onevision.decoding.ranker import GeneratorRanker
+from onevision.decoding.ranker import GeneratorRanker, read_setting
 from onevision.errors import OneVisionError
 from onevision.features.queries import QuerySet
 from onevision.generator.token_pruning import PruningSetting
@@ -18,6 +22,16 @@ from onevision.pruning.controls import centre_crop, random_k, top_k
 from onevision.pruning.strategies import BEAM_STRATEGIES, PROMPT_STRATEGIES, Strategy
 from onevision.report import Figure, ReportTable, StageReport
 from onevision.reporting.charts import pareto_chart
+
+
+@dataclass
+class Found:
+    """What was measured beside the baseline: settings and controls, the setting that is chosen, and a warning."""
+
+    chosen: Point | None
+    points: list[Point]
+    controls: list[Point] = field(default_factory=list)
+    warning: str = ""
 
 
 def run(
@@ -31,11 +45,18 @@ def run(
     out: Path,
     config: PruningConfig,
     seed: int,
+    parent: Path | None = None,
 ) -> StageReport:
-    """Calibrate what beams and prompts leave out; see docs/artifacts.md for what is written."""
+    """Calibrate what beams and prompts leave out; see docs/artifacts.md for what is written.
+
+    Args:
+        parent: an earlier `pruning` artifact; its setting stays where it keeps the budget today.
+    """
     kinds = {"snapshot": snapshot, "pairs": pairs, "encoder": encoder, "semantic_ids": semantic_ids}
     kinds |= {"features": features, "generator": generator}
     parents = {kind: open_artifact(path, kind, verify=kind != "snapshot") for kind, path in kinds.items()}
+    if parent:
+        parents["parent"] = open_artifact(parent, "pruning")
     require_same_generation(*parents.values())
     start_artifact(out)
     ranker = GeneratorRanker.open(encoder, semantic_ids, generator)
@@ -48,6 +69,28 @@ def run(
     sweep = Sweep(ranker, queries, answer, np.array([department[a[0]] if a else "" for a in answer], dtype=object))
     baseline = sweep.measure("everything", "none", PruningSetting())
 
+    held = read_setting(parent / "pruning.json") if parent else None
+    kept = [sweep.measure("the parent's", "parent", held)] if held else []
+    found = Found(choose(baseline, kept, config), kept)
+    if found.chosen is None:
+        found = _swept(sweep, baseline, config, seed)
+        found.points[:0] = kept
+    chosen = found.chosen
+    for point in (baseline, *([chosen] if chosen else [])):
+        sweep.time(point, config.timed_queries)
+    setting = None if chosen is None else chosen.setting.model_dump()
+    seen = None if chosen is None else Seen.measure(sweep.counted[chosen.name], BEAMS, seed).as_dict()
+    calibrated = {"split": "validation", "queries": len(queries), "generator": parents["generator"].identity}
+    write_json(out / "pruning.json", {"chosen": setting, "calibrated_on": calibrated, "canary": seen})
+    write_json(out / "pareto.json", [p.as_dict() for p in (baseline, *found.points, *found.controls)])
+    report = _report(baseline, found, len(queries), config)
+    finish_artifact(out, "pruning", parents=parents, counts=report.counts)
+    return report
+
+
+def _swept(sweep: Sweep, baseline: Point, config: PruningConfig, seed: int) -> Found:
+    """Beams first, then the prompt on top; attention mass must beat rules that do not look at the attention."""
+
     def swept(strategies: dict[str, Strategy], base: PruningSetting) -> list[Point]:
         return [
             sweep.measure(name, family, setting)
@@ -56,8 +99,7 @@ def run(
         ]
 
     beams = swept(BEAM_STRATEGIES, baseline.setting)
-    fewest = choose(baseline, beams, config)
-    base = baseline if fewest is None else fewest
+    base = choose(baseline, beams, config) or baseline
     points = swept(PROMPT_STRATEGIES, base.setting)
     chosen = choose(baseline, [*beams, *points], config)
     masses = [p for p in points if p.setting.mass < 1]
@@ -67,33 +109,14 @@ def run(
     controls = [sweep.measure(f"{name}-{size}", "control", base.setting, rule) for name, rule in rules.items()]
     attention = chosen if chosen in masses else None
     if attention and not beats_controls(attention, controls):
-        # the simpler rule is as good: all tokens are read
-        chosen = choose(baseline, [*beams, *(p for p in points if p not in masses)], config)
-    for point in (baseline, *([chosen] if chosen else [])):
-        sweep.time(point, config.timed_queries)
-    setting = None if chosen is None else chosen.setting.model_dump()
-    seen = None if chosen is None else Seen.measure(sweep.counted[chosen.name], BEAMS, seed).as_dict()
-    calibrated = {"split": "validation", "queries": len(queries), "generator": parents["generator"].identity}
-    write_json(out / "pruning.json", {"chosen": setting, "calibrated_on": calibrated, "canary": seen})
-    write_json(out / "pareto.json", [p.as_dict() for p in (baseline, *beams, *points, *controls)])
-    report = _report(baseline, [*beams, *points], controls, chosen, len(queries), config)
-    if attention and chosen is not attention:
-        report.warnings.append(
-            f"at {size} tokens attention mass is no better than a control, so all image tokens are read"
-        )
-    finish_artifact(out, "pruning", parents=parents, counts=report.counts)
-    return report
+        warning = f"at {size} tokens attention mass is no better than a control, so all image tokens are read"
+        simpler = choose(baseline, [*beams, *(p for p in points if p not in masses)], config)
+        return Found(simpler, [*beams, *points], controls, warning)
+    return Found(chosen, [*beams, *points], controls)
 
 
-def _report(
-    baseline: Point,
-    points: list[Point],
-    controls: list[Point],
-    chosen: Point | None,
-    queries: int,
-    config: PruningConfig,
-) -> StageReport:
-    everything = [baseline, *points, *controls]
+def _report(baseline: Point, found: Found, queries: int, config: PruningConfig) -> StageReport:
+    chosen, everything = found.chosen, [baseline, *found.points, *found.controls]
     families: dict[str, tuple[list[float], list[float]]] = {}
     for p in everything:
         x, y = families.setdefault(p.family, ([], []))
@@ -108,7 +131,9 @@ def _report(
         budget=baseline.hr10 - config.max_loss,
     )
     used = chosen or baseline
-    warnings = [] if chosen else ["no setting keeps the budget: nothing is pruned"]
+    warnings = [found.warning] if found.warning else []
+    if chosen is None:
+        warnings.append("no setting keeps the budget: nothing is pruned")
     columns = ["setting", "HR@10", "HR@50", "worst department", "tokens", "tokens p95", "steps", "MFLOPs"]
     rows = [
         [p.name, *(round(v, 4) for v in (p.hr10, p.hr50, p.worst_department_loss)), *(round(v, 1) for v in cost)]

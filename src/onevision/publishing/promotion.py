@@ -1,4 +1,4 @@
-"""A bundle store and its champion: `bundles/<identity>/` and the pointer `champion.json`.
+"""A bundle store and its champion: `bundles/<identity>/`, `encoders/<identity>/` and the pointer `champion.json`.
 
 The order makes a killed publish harmless: a bundle's files, then its manifest, then the pointer in one step. Whatever
 is cut off, the pointer names a whole bundle; running again does what is left. The pointer also tells the champions
@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from onevision.artifacts import MANIFEST, Artifact
-from onevision.data.store import PointerConflict, join, open_store, read_pointer, swap_pointer, upload
+from onevision.data.store import PointerConflict, download, join, open_store, read_pointer, swap_pointer, upload
 from onevision.errors import ArtifactError
 from onevision.publishing.bundle import DECISION, METRICS
 from onevision.publishing.history import HISTORY, How, extended
 
-BUNDLES = "bundles"
+BUNDLES, ENCODERS = "bundles", "encoders"
 RETIRING = "retiring"
 
 
@@ -70,6 +70,22 @@ def upload_bundle(bundle: Path, store: str, identity: str) -> str:
     place = join(store, BUNDLES, identity)
     upload(bundle, place)
     return place
+
+
+def upload_encoder(encoder: Path, store: str, identity: str) -> str:
+    """Send an encoder with the pictures that it has embedded, so that the next night embeds new ones alone."""
+    place = join(store, ENCODERS, identity)
+    upload(encoder, place)
+    return place
+
+
+def fetch_encoder(store: str, identity: str, out: Path) -> bool:
+    """Fetch an encoder with its embedded pictures into the empty folder `out`; false if the store does not keep it."""
+    place = join(store, ENCODERS, identity)
+    if open_store(place).read(MANIFEST)[0] is None:
+        return False
+    download(place, out)
+    return True
 
 
 def promote(store: str, bundle: Artifact, champion: Champion | None, version: int) -> bool:

@@ -41,7 +41,7 @@ from onevision.publishing.config import PublishingConfig
 from onevision.publishing.headline import Headline, read_headline
 from onevision.publishing.model_card import model_card
 from onevision.publishing.nights import Night
-from onevision.publishing.promotion import Champion, promote, read_champion, upload_bundle
+from onevision.publishing.promotion import Champion, promote, read_champion, upload_bundle, upload_encoder
 from onevision.publishing.retention import retire
 from onevision.report import ReportTable, StageReport
 
@@ -121,6 +121,8 @@ def run(
     changed, retired = False, 0
     shared = publish_features(features) if store and chosen_target() == PRODUCTION else None
     if store:
+        if decision["promote"]:
+            upload_encoder(encoder, store, challenger.parents["encoder"].identity)
         upload_bundle(out, store, bundle.identity)
         changed = decision["promote"] and promote(store, bundle, champion, version)
         retired = len(retire(store, config))

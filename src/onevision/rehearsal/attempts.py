@@ -47,7 +47,7 @@ def attempt(arguments: Sequence[str], log: Path, watch: Watch | None = None) -> 
         log: takes all that the command prints.
         watch: may kill the command and every stage of it, or do harm meanwhile.
     """
-    before, began = _child_seconds(), time.monotonic()
+    before, start = _child_seconds(), time.monotonic()
     log.parent.mkdir(parents=True, exist_ok=True)
     killed = False
     with log.open("w", encoding="utf-8") as output:
@@ -60,7 +60,24 @@ def attempt(arguments: Sequence[str], log: Path, watch: Watch | None = None) -> 
                 killed = True
             time.sleep(_POLL)
     said = log.read_text(encoding="utf-8")
-    return read_attempt(said, killed, round(time.monotonic() - began, 1), round(_child_seconds() - before, 1))
+    return read_attempt(said, killed, round(time.monotonic() - start, 1), round(_child_seconds() - before, 1))
+
+
+def began(stage: str, said: str) -> bool:
+    """Whether a stage has begun."""
+    return f"{stage}: started" in said
+
+
+def some_time_after(stage: str, seconds: float) -> Watch:
+    """Kills so many seconds after a stage has begun."""
+    times: list[float] = []
+
+    def kill(said: str) -> bool:
+        if not times and began(stage, said):
+            times.append(time.monotonic())
+        return bool(times) and time.monotonic() - times[0] >= seconds
+
+    return kill
 
 
 def read_attempt(said: str, killed: bool, seconds: float, cpu_seconds: float) -> Attempt:

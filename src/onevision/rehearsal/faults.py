@@ -7,7 +7,7 @@ outside, by a signal or through the files that a night leaves behind.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
 
@@ -21,24 +21,60 @@ from onevision.artifacts import Artifact, finish_artifact, open_artifact
 from onevision.data.contract import TABLES
 from onevision.data.snapshot import Snapshot, write_snapshot
 
-KILLED, CORRUPT, TWICE, FLOOD = "killed", "corrupt day", "delivered twice", "click flood"
+CORRUPT, TWICE, FLOOD, LATE = "corrupt day", "delivered twice", "click flood", "late events"
 SABOTAGED, STORE_FAILS, EMPTY = "sabotaged challenger", "store fails", "empty day"
-FAULTS = (KILLED, CORRUPT, SABOTAGED, TWICE, EMPTY, STORE_FAILS, FLOOD)
-DECIDED = frozenset({"promoted", "kept"})
+FAULTS = (LATE, CORRUPT, SABOTAGED, TWICE, EMPTY, STORE_FAILS, FLOOD)
+DECIDED, NOTHING = frozenset({"promoted", "kept"}), frozenset({"nothing to do"})
+_STOPPED, _KILLED = frozenset({"stopped"}), frozenset({"killed"})
 EXPECTED: Mapping[str, tuple[frozenset[str], ...]] = {
     "": (DECIDED,),
-    KILLED: (frozenset({"killed"}), DECIDED | {"nothing to do"}),  # it may have been decided already
-    CORRUPT: (frozenset({"stopped"}),),
+    LATE: (DECIDED,),
+    CORRUPT: (_STOPPED,),
     FLOOD: (DECIDED,),
-    SABOTAGED: (frozenset({"killed"}), frozenset({"kept"})),
-    TWICE: (DECIDED, frozenset({"nothing to do"})),
+    SABOTAGED: (_KILLED, frozenset({"kept"})),
+    TWICE: (DECIDED, NOTHING),
     STORE_FAILS: (frozenset({"failed"}), DECIDED),
-    EMPTY: (frozenset({"stopped"}),),
+    EMPTY: (_STOPPED,),
 }
 """Fault -> outcomes that each of the night's attempts may have."""
+STAGES_OF_A_NIGHT = (
+    "open-champion",
+    "validate",
+    "pair",
+    "embed-shard",
+    "merge-embeddings",
+    "assign-ids",
+    "materialize-features",
+    "sft",
+    "align-preferences",
+    "calibrate-pruning",
+    "evaluate",
+    "publish",
+)
+_LAST_KILL = {CORRUPT: "validate", EMPTY: "validate", SABOTAGED: "align-preferences", STORE_FAILS: "calibrate-pruning"}
+"""Fault -> the last stage in which the night may be killed before it, so that the fault still comes."""
 
 BOTS, CLICKS = 5, 100
+LATE_SHARE = 0.2
 _NOISE = 0.5
+
+
+def kill_stages(fault: str) -> tuple[str, ...]:
+    """Stages in one of which a night with this fault is killed first."""
+    last = _LAST_KILL.get(fault, STAGES_OF_A_NIGHT[-1])
+    return STAGES_OF_A_NIGHT[: STAGES_OF_A_NIGHT.index(last) + 1]
+
+
+def expected(fault: str, killed_first: bool) -> tuple[frozenset[str], ...]:
+    """Outcomes that each of a night's attempts may have.
+
+    Killed first, it may have stopped before the kill came, or been decided already.
+    """
+    own = EXPECTED[fault]
+    if not killed_first:
+        return own
+    first = own[0] | NOTHING if own[0] == DECIDED else own[0]
+    return (_KILLED | (own[0] if own[0] == _STOPPED else frozenset()), first, *own[1:])
 
 
 def corrupt(day: Path, out: Path, seed: int) -> Path:
@@ -51,8 +87,9 @@ def corrupt(day: Path, out: Path, seed: int) -> Path:
     return out
 
 
-def empty(day: Path, out: Path) -> Path:
-    """The day without a single event of its last 24 hours, as after a lost delivery."""
+def empty(day: Path, out: Path, seed: int) -> Path:
+    """The day without a single event of its last 24 hours, as after a lost delivery; `seed` is not used."""
+    del seed
     shop = Snapshot.open(day)
     events = shop.table("events")
     start = pa.scalar(shop.as_of - timedelta(days=1), events["ts"].type)
@@ -79,6 +116,15 @@ def flood(day: Path, out: Path, seed: int) -> Path:
     ]
     events = shop.table("events")
     return _with_events(shop, pa.concat_tables([events, pa.Table.from_pylist(clicks, events.schema)]), out)
+
+
+def late(day: Path, out: Path, seed: int) -> Path:
+    """The day without a part of the events of its last 24 hours, which come with the next day; the rest in disorder."""
+    shop, rng = Snapshot.open(day), np.random.default_rng(seed)
+    events = shop.table("events")
+    today = pc.greater(events["ts"], pa.scalar(shop.as_of - timedelta(days=1), events["ts"].type)).to_numpy()
+    kept = np.flatnonzero(~today | (rng.random(len(events)) >= LATE_SHARE))
+    return _with_events(shop, events.take(pa.array(rng.permutation(kept))), out)
 
 
 def sabotage(generator: Path, seed: int) -> None:
@@ -108,6 +154,10 @@ def mend_store(store: Path) -> None:
     """Undo `break_store`."""
     (store / "bundles").unlink()
     (store / "bundles-away").rename(store / "bundles")
+
+
+SPOIL: Mapping[str, Callable[[Path, Path, int], Path]] = {CORRUPT: corrupt, EMPTY: empty, FLOOD: flood, LATE: late}
+"""Fault -> what makes the spoilt day out of the day, a folder and a seed."""
 
 
 def _with_events(shop: Snapshot, events: pa.Table, out: Path) -> Path:

@@ -2,37 +2,45 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import Any
 
+from onevision.rehearsal.results import NightResult, totals
 from onevision.report import Figure, ReportTable, StageReport
 from onevision.reporting.charts import bar_panels, line_chart
 
-if TYPE_CHECKING:
-    from onevision.rehearsal.nights import NightResult
+_BASKETS = {"all": "all baskets", "searched": "baskets with a search"}
+PARTS = {"all": "all searches", "new": "searches for items that entered after night 0"}
 
 
-def rehearsal_report(nights: list[NightResult]) -> StageReport:
-    """Counts, a table of the nights, and charts of quality, items and cost."""
+def rehearsal_report(nights: list[NightResult], measured: Mapping[str, Any]) -> StageReport:
+    """Totals, a table of the nights, and charts of quality, items and cost.
+
+    Args:
+        measured: over all nights: `refreshed_and_frozen`, see `frozen.compared`; `baskets`, see `baskets`.
+    """
     unexpected = [n for n in nights if not n.expected]
+    tables = [
+        _beside_frozen(measured["refreshed_and_frozen"]),
+        _baskets(measured["baskets"]),
+        _table(nights),
+        _events(nights),
+        _reasons(nights),
+    ]
     return StageReport(
         "simulate-nights",
-        counts={
-            "nights": len(nights),
-            "nights_with_a_fault": sum(bool(n.fault) for n in nights),
-            "nights_promoted": sum(n.outcome == "promoted" for n in nights),
-            "nights_not_as_expected": len(unexpected),
-            "items_moved": max((n.moved for n in nights), default=0),
-        },
+        counts=totals(nights),
         metrics={"cpu_seconds": sum(n.cpu_seconds for n in nights)},
         warnings=[
             f"night {n.night} ({n.fault or 'no fault'}) ended in an unexpected way: {_ends(n)}" for n in unexpected
         ],
-        tables=[_table(nights), _reasons(nights)],
+        tables=[table for table in tables if table.rows],
         figures=_figures(nights),
     )
 
 
 def _table(nights: list[NightResult]) -> ReportTable:
+    age = _ages(nights)
     rows = [
         [
             n.night,
@@ -42,20 +50,74 @@ def _table(nights: list[NightResult]) -> ReportTable:
             "as expected" if n.expected else "NOT as expected",
             _points(n.hr10.get("champion")),
             _points(n.hr10.get("challenger")),
-            "" if n.difference is None else "{:.1f} [{:.1f}, {:.1f}]".format(*(100 * v for v in n.difference)),
+            "" if n.difference is None else _percent(n.difference),
             n.items,
+            age[n.night],
             n.moved,
             round(n.cpu_seconds, 1),
+            round(sum(one.seconds for one in n.attempts) / 60, 1),
         ]
         for n in nights
     ]
-    columns = ["night", "day", "fault", "ended", "", "champion", "challenger", "difference", "items", "moved", "CPU s"]
+    columns = ["night", "day", "fault", "ended", "", "champion", "challenger", "difference"]
+    columns += ["items", "age", "moved", "CPU s", "minutes"]
     caption = (
         "HR@10 of champion and challenger on the night's own held-out searches, percent, and their paired difference "
-        "with its 95 % interval; items of the bundle served after the night, and how many of the first champion's have "
-        "another semantic ID."
+        "with its 95 % interval; items of the bundle served after the night, how many days old it is, and how many of "
+        "the first champion's items have another semantic ID; cost of all attempts."
     )
     return ReportTable("Nights", columns, rows, caption)
+
+
+def _beside_frozen(beside: Mapping[str, Any]) -> ReportTable:
+    rows = [
+        [PARTS[name], int(part["searches"]), *(_percent(part[key]) for key in ("refreshed", "frozen", "difference"))]
+        for name, part in beside.items()
+    ]
+    caption = (
+        "HR@10 in percent with its 95 % interval, over the searches of all days that were measured, each asked once, "
+        "before any bundle had seen it. The bundle of night 0 cannot find what entered later."
+    )
+    columns = ["", "searches", "refreshed every night", "frozen at night 0", "difference"]
+    return ReportTable("What the nights were good for", columns, rows, caption)
+
+
+def _baskets(measured: Mapping[str, Any]) -> ReportTable:
+    rows = [
+        [_BASKETS[part], found["baskets"], name.replace("_", " "), *map(_percent, rates.values())]
+        for part, found in measured.items()
+        for name, rates in found.items()
+        if name != "baskets"
+    ]
+    caption = (
+        "Share of baskets with one of the first k items in them, percent, with 95 % intervals. Popularity and own "
+        "frequency know all orders of the days before. With photo, the champion is shown one product of the basket; "
+        "without, the same model ranks by taste and popularity."
+    )
+    return ReportTable("Next basket", ["", "baskets", "ranked by", "hit@1", "hit@5", "hit@10"], rows, caption)
+
+
+def _events(nights: list[NightResult]) -> ReportTable:
+    names = list(next((n.events for n in nights if n.events), {}))
+    rows = [[n.night, n.fault, *(n.events[name] for name in names)] for n in nights if n.events]
+    caption = (
+        "Events of the log up to the night: taken into the night's snapshot, set aside, not delivered yet (late), "
+        "lost; foreign ones were delivered but never happened. A night that stopped took nothing."
+    )
+    return ReportTable("Every event counted", ["night", "fault", *names], rows, caption)
+
+
+def _percent(interval: list[float]) -> str:
+    return "{:.1f} [{:.1f}, {:.1f}]".format(*(100 * value for value in interval))
+
+
+def _ages(nights: list[NightResult]) -> dict[int, int]:
+    """Night -> days since the day that the bundle served after it was made from."""
+    ages, newest = {}, 0
+    for one in nights:
+        newest = one.night if one.promoted else newest
+        ages[one.night] = one.night - newest
+    return ages
 
 
 def _reasons(nights: list[NightResult]) -> ReportTable:

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from onevision.data.config import SnapshotConfig
 from onevision.data.days import cut_snapshot
+from onevision.data.grocery import write_grocery_snapshot
 from onevision.data.snapshot import Snapshot
 from onevision.recipe import load_recipe
 from onevision.runner import make_snapshot
 
-SYNTHETIC = "synthetic"
+SYNTHETIC, GROCERY = "synthetic", "grocery"
 SEASON = 1.0
 """How far the interest in categories swings, so that a champion grows old (`snapshot.season`)."""
 
@@ -22,17 +23,30 @@ class RehearsedShop:
 
     Args:
         folder: where the log and the days are kept; what is there already is not made again.
-        source: `synthetic`, or a snapshot whose last days are the nights.
+        source: `synthetic`, `grocery`, or a snapshot whose last days are the nights.
+        data: folder of the grocery data.
     """
 
-    def __init__(self, folder: Path, source: str, nights: int, recipe: str, overrides: Sequence[str]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        source: str,
+        nights: int,
+        recipe: str,
+        overrides: Sequence[str],
+        data: Path | None = None,
+    ) -> None:
         self.folder = folder
-        self.log = folder / "log" if source == SYNTHETIC else Path(source)
-        if source == SYNTHETIC and not (self.log / "manifest.json").exists():
-            longer = longer_shop(load_recipe(recipe, overrides).snapshot, nights)
-            make_snapshot(self.log, recipe=recipe, overrides=[*overrides, *longer])
+        self.log = folder / "log" if source in (SYNTHETIC, GROCERY) else Path(source)
+        if self.log.parent == folder and not (self.log / "manifest.json").exists():
+            if source == GROCERY:
+                write_grocery_snapshot(self.log, data, daily=True)
+            else:
+                longer = longer_shop(load_recipe(recipe, overrides).snapshot, nights)
+                make_snapshot(self.log, recipe=recipe, overrides=[*overrides, *longer])
         self.nights = nights
-        self.end = Snapshot.open(self.log, verify=False).as_of
+        found = Snapshot.open(self.log, verify=False)
+        self.end, self.has_baskets = found.as_of, found.source == GROCERY
 
     def date(self, night: int) -> datetime:
         """Date of a night's snapshot; night 0 is the day of the full training."""

@@ -11,7 +11,7 @@ import pytest
 
 from onevision.data import grocery_events
 from onevision.data.grocery import find_data, write_grocery_snapshot
-from onevision.data.grocery_events import AS_OF, SHOWN, TRAIN_END, VALIDATION_END
+from onevision.data.grocery_events import AS_OF, DAILY_SEARCHES, SHOWN, TRAIN_END, VALIDATION_END
 from onevision.data.images import decode_image
 from onevision.data.snapshot import Snapshot
 from onevision.errors import OneVisionError
@@ -184,3 +184,18 @@ def test_items_have_prices_and_a_place_in_the_tree(written: tuple[Snapshot, Stag
     assert (items["price"] > 0).all()
     assert set(tree.loc[items["category_id"]]) == {"fruit", "packages", "vegetables"}
     assert tree[tree.isna()].index.tolist() == ["fruit", "packages", "vegetables"]
+
+
+def test_a_daily_log_has_the_same_share_of_searches_every_day(data: Path, tmp_path: Path) -> None:
+    write_grocery_snapshot(tmp_path / "log", data, daily=True)
+    events = Snapshot.open(tmp_path / "log").table("events").to_pandas()
+    searches = events[events["event_type"] == "click"]
+    assert len(searches) == searches["query_id"].nunique() == DAILY_SEARCHES
+    orders = events[events["event_type"] == "order"]
+    november = [
+        frame[frame["ts"] >= "2017-11-01"].groupby(frame["ts"].dt.floor("D")).size() for frame in (searches, orders)
+    ]
+    share = november[0] / november[1]
+    assert len(share) == 30
+    assert share.between(0.06, 0.2).all()
+    assert len(orders) == 158_099

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from safetensors.numpy import load_file
 
 from onevision.artifacts import MANIFEST, open_artifact
+from onevision.data.contract import CATALOGUE_VIEWS, TABLES
+from onevision.data.snapshot import Snapshot, write_snapshot
 from onevision.encoder import embedding, model, stage
 from onevision.encoder.config import EncoderConfig
 from onevision.errors import ArtifactError, OneVisionError
@@ -69,6 +73,52 @@ def test_shards_give_the_same_bytes_as_one_process(inputs: dict[str, Path], tmp_
         assert (merged / name).read_bytes() == (inputs["whole"] / name).read_bytes(), name
     assert max(embedded) < sum(embedded) or count == 1
     assert open_artifact(merged, "encoder").parents["encoder"] == open_artifact(inputs["encoder"]).identity
+
+
+def renamed_shop(snapshot: Path, out: Path) -> tuple[Path, int]:
+    """The same pictures under other names and in another order, but for one picture and one product's category; the
+    number of pictures whose content is new."""
+    shop = Snapshot.open(snapshot)
+    tables = {name: shop.table(name).to_pandas() for name in TABLES}
+    images, items = tables["images"], tables["items"]
+    moved, stays = items["item_id"].iloc[:2]
+    category = next(c for c in items["category_id"] if c != items["category_id"].iloc[0])
+    tables["items"] = items.assign(category_id=items["category_id"].where(items["item_id"] != moved, category))
+    data = dict(zip(images["image_id"], shop.images.read_many(images["image_id"]), strict=True))
+    plain = io.BytesIO()
+    Image.new("RGB", (40, 40), "teal").save(plain, "PNG")
+    data[images["image_id"][images["item_id"] == stays].iloc[0]] = plain.getvalue()
+    tables["images"] = images.assign(image_id="again-" + images["image_id"])[::-1]
+    tables["events"]["query_image_id"] = "again-" + tables["events"]["query_image_id"]
+    pictures = [(f"again-{name}", data[name]) for name in images["image_id"]]
+    write_snapshot(out, tables, pictures, snapshot_id="again", source="test", as_of=shop.as_of)
+    return out, 1 + int(((images["item_id"] == moved) & images["view"].isin(CATALOGUE_VIEWS)).sum())
+
+
+def test_a_picture_is_embedded_again_if_its_content_changed_and_only_then(
+    inputs: dict[str, Path], tmp_path: Path
+) -> None:
+    snapshot, new = renamed_shop(inputs["snapshot"], tmp_path / "day")
+    pair(snapshot=snapshot, out=tmp_path / "pairs", config=PairingConfig(validation_days=2, test_days=2), seed=1)
+    day = {"snapshot": snapshot, "pairs": tmp_path / "pairs"}
+    embedded = {}
+    for name in ("whole", "encoder"):  # the second has embedded nothing that another may take
+        report = embedding.run_shard(**day, encoder=inputs[name], out=tmp_path / name, config=CONFIG, seed=1)
+        embedded[name] = report.counts["images_embedded"] - report.counts["images_embedded_before"]
+    assert embedded == {"whole": new, "encoder": report.counts["images_embedded"]}
+    for file in ARRAYS[:2]:
+        scratch = load_file(tmp_path / "encoder" / file)
+        for name, array in load_file(tmp_path / "whole" / file).items():
+            np.testing.assert_allclose(array, scratch[name], atol=1e-3)
+
+
+def test_nothing_new_costs_no_forward_pass(
+    inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model.Encoder, "embed", lambda *_: pytest.fail("a picture was embedded again"))
+    embedding.run_shard(**given(inputs) | {"encoder": inputs["whole"]}, out=tmp_path / "a", config=CONFIG, seed=1)
+    for name in ARRAYS:
+        assert (tmp_path / "a" / name).read_bytes() == (inputs["whole"] / name).read_bytes(), name
 
 
 def test_a_batch_at_a_time_is_in_memory(

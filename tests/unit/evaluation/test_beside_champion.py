@@ -61,6 +61,8 @@ def test_a_bundle_beside_itself_answers_alike_and_moves_nothing(beside_itself: t
         differences
     )
     assert not any(differences.values())
+    measured = {*ranks["system"]} - {"oracle_with_taste", "oracle_visual"}
+    assert measured == {"dense", "generator_pruned", "champion"}  # what a night is decided by
     assert [report.metrics[f"champion/items_{change}"] for change in ("moved", "new", "gone")] == [0, 0, 0]
     assert report.metrics["queries/champion_known"] == report.counts["queries_measured"]
 

@@ -3,8 +3,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from support.models import make_models
 
-from onevision.artifacts import write_json
+from onevision.artifacts import finish_artifact, open_artifact, read_json, start_artifact, write_json
 from onevision.generator.configuration import GeneratorConfig
 from onevision.generator.token_pruning import PruningSetting
 from onevision.pruning.calibration import Point, beats_controls, choose
@@ -12,6 +13,7 @@ from onevision.pruning.canary import Canary, Seen
 from onevision.pruning.config import PruningConfig
 from onevision.pruning.controls import centre_crop, random_k, top_k
 from onevision.pruning.cost import query_flops
+from onevision.pruning.stage import run
 from onevision.pruning.strategies import BEAM_STRATEGIES, PROMPT_STRATEGIES
 
 BASE = Point("all", "none", PruningSetting(), 0.6, 0.8, 0.0, 16, 16, 300, 100.0)
@@ -96,3 +98,30 @@ def test_what_calibration_saw_survives_its_file(tmp_path: Path) -> None:
     assert Seen.read(tmp_path / "pruning.json") == SEEN
     write_json(tmp_path / "pruning.json", {"chosen": None, "canary": None})
     assert Seen.read(tmp_path / "pruning.json") is None
+
+
+def test_a_refresh_keeps_its_parents_setting_within_the_budget_and_sweeps_otherwise(
+    tiny_snapshot: Path, tmp_path: Path
+) -> None:
+    models = make_models(tiny_snapshot, tmp_path)
+    names = ("snapshot", "pairs", "encoder", "semantic_ids", "features")
+    inputs = {name: models[name] for name in names} | {"generator": models["generator_aligned"]}
+    easy = PruningConfig(max_loss=1, max_department_loss=1, masses=(0.5, 0.7), open_below=(2,), timed_queries=5)
+
+    def settings(parent: dict[str, object] | None) -> tuple[list[str], object]:
+        start_artifact(tmp_path / "parent")
+        write_json(tmp_path / "parent" / "pruning.json", {"chosen": parent})
+        held = finish_artifact(
+            tmp_path / "parent", "pruning", parents={"generator": open_artifact(inputs["generator"])}
+        )
+        run(**inputs, out=tmp_path / "out", config=easy, seed=1, parent=held.path)
+        measured = [point["name"] for point in read_json(tmp_path / "out" / "pareto.json")]
+        return measured, read_json(tmp_path / "out" / "pruning.json")["chosen"]
+
+    measured, chosen = settings({"open_below": 1000})
+    assert measured == ["everything", "the parent's"]
+    assert chosen == PruningSetting(open_below=1000).model_dump()
+    for nothing in (None, {"mass": 1.0}):  # its parent prunes nothing, or nothing that costs less
+        measured, _ = settings(nothing)
+        assert {"open below 2", "mass 0.5", "mass 0.7"} < {*measured}
+        assert ("the parent's" in measured) is (nothing is not None)

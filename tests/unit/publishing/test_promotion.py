@@ -18,7 +18,7 @@ from onevision.data.store import PointerConflict, download, read_pointer, swap_p
 from onevision.errors import ArtifactError
 from onevision.publishing import history, promotion
 from onevision.publishing.bundle import open_bundle
-from onevision.publishing.promotion import read_champion, roll_back
+from onevision.publishing.promotion import fetch_encoder, read_champion, roll_back
 
 Files = Callable[[Path], dict[str, bytes]]
 
@@ -183,3 +183,17 @@ def test_a_bucket_is_a_bundle_store_as_a_folder_is(shop: Shop, tmp_path: Path, m
         download(f"{store}/bundles/{identity}", tmp_path / "fetched")
         open_bundle(tmp_path / "fetched")
     _client.cache_clear()
+
+
+def test_the_champions_encoder_stays_with_its_pictures_for_the_next_night(shop: Shop, tmp_path: Path) -> None:
+    store, inputs = str(tmp_path / "store"), shop.inputs()
+    shop.publish(inputs, store)
+    bundle = read_champion(store)[0]
+    assert bundle is not None
+    identity = bundle.parents["encoder"]
+    assert fetch_encoder(store, identity, tmp_path / "fetched")
+    assert open_artifact(tmp_path / "fetched").identity == identity
+    assert (tmp_path / "fetched" / "tokens.safetensors").read_text() == "t"
+    assert not fetch_encoder(store, "another", tmp_path / "none")
+    shop.publish(shop.measured({**inputs, "encoder": shop.artifact("e2", "encoder", {"x": "2"}).path}, hr=0.1), store)
+    assert [path.name for path in Path(store, "encoders").iterdir()] == [identity]  # what is refused sends none

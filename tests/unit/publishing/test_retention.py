@@ -14,14 +14,14 @@ from support.flaky_store import Flaky, KilledError
 from support.gcs_emulator import GcsEmulator
 from typer.testing import CliRunner
 
-from onevision.artifacts import open_artifact
+from onevision.artifacts import finish_artifact, open_artifact, start_artifact
 from onevision.cli import app
 from onevision.data.store import PointerConflict, read_pointer, swap_pointer
 from onevision.errors import ArtifactError
 from onevision.publishing import history, retention
 from onevision.publishing.config import PublishingConfig
 from onevision.publishing.history import read_history
-from onevision.publishing.promotion import promote, read_champion, roll_back
+from onevision.publishing.promotion import promote, read_champion, roll_back, upload_bundle, upload_encoder
 from onevision.publishing.retention import retire
 
 KEEP_ONE = PublishingConfig(keep_bundles=1, keep_champion_days=0)
@@ -136,13 +136,13 @@ def test_whoever_moves_the_champion_first_wins_over_a_removal(
 ) -> None:
     store = str(tmp_path / "store")
     made = [night(store, n) for n in range(3)]
-    listed = retention._bundles
+    listed = retention._folders
 
-    def overtaken(place: str) -> dict:
+    def overtaken(place: str, kind: str) -> dict:
         roll_back(place, made[0])
-        return listed(place)
+        return listed(place, kind)
 
-    monkeypatch.setattr(retention, "_bundles", overtaken)
+    monkeypatch.setattr(retention, "_folders", overtaken)
     assert retire(store, KEEP_ONE) == []
     assert bundles_in(store) == set(made)
 
@@ -220,3 +220,29 @@ def run(*words: str) -> str:
     result = CliRunner().invoke(app, list(words), catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return result.stdout
+
+
+def test_an_encoder_goes_with_the_last_bundle_that_needs_it(
+    night: Callable[..., str], shop: Shop, days: Days, tmp_path: Path
+) -> None:
+    store = str(tmp_path / "store")
+    for number, weights in enumerate("aab"):
+        path = start_artifact(tmp_path / f"{number}")
+        (path / "metrics.json").write_text("{}")
+        (path / "decision.json").write_text(f'{{"n": {number}}}')
+        encoder = shop.artifact(f"encoder-{number}", "encoder", {"weights": weights})
+        upload_encoder(encoder.path, store, encoder.identity)
+        bundle = finish_artifact(path, "bundle", parents={"encoder": encoder})
+        upload_bundle(path, store, bundle.identity)
+        promote(store, bundle, *read_champion(store))
+        for file in Path(store).glob("*/*/*"):
+            os.utime(file, (min(file.stat().st_mtime, days.today.timestamp()),) * 2)
+        days.pass_by(1)
+    encoders = {path.name for path in Path(store, "encoders").iterdir()}
+    assert len(encoders) == 2
+    assert len(retire(store, KEEP_ONE)) == 1
+    assert {path.name for path in Path(store, "encoders").iterdir()} == encoders  # the second bundle's too
+    last = night(store, 7)
+    retire(store, KEEP_ONE)
+    assert bundles_in(store) == {bundle.identity, last}
+    assert [path.name for path in Path(store, "encoders").iterdir() if any(path.iterdir())] == [encoder.identity]
