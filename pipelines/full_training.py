@@ -15,6 +15,7 @@ from components.data_validation.component import validate
 from components.embedding_merge.component import merge_embeddings
 from components.embedding_shard.component import embed_shard
 from components.encoder_alignment.component import align
+from components.encoder_alignment_on_machines.component import align_on_machines
 from components.evaluation.component import evaluate
 from components.feature_materialization.component import materialize_features
 from components.generative_sft.component import sft
@@ -23,10 +24,12 @@ from components.id_merge.component import merge_ids
 from components.id_shard.component import assign_shard
 from components.multi_view_pairing.component import pair
 from components.preference_alignment.component import align_preferences
+from components.prerequisites.component import prerequisites
 from components.pruning_calibration.component import calibrate_pruning
 from components.publishing.component import publish
 from components.vrq_training.component import train_vrq
-from pipelines.settings import configure
+from pipelines.settings import configure, machine_resources
+from pipelines.targets import current
 
 Outputs = Callable[..., Mapping[str, Any]]
 """Makes the task of a component, and returns its outputs."""
@@ -55,6 +58,31 @@ def outputs_of(recipe: str, overrides: list[str]) -> Outputs:
         return configure(component(**inputs, recipe=recipe, overrides=overrides)).outputs
 
     return outputs
+
+
+def checked(snapshot: Any, store: Any) -> Any:
+    """The place of the snapshot, once everything that the pipeline needs was found there and elsewhere."""
+    target = current().target
+    asked = {"variables": target.variables, "services": list(target.services), "gpu": target.accelerator is not None}
+    return configure(prerequisites(snapshot=snapshot, store=store, **asked)).output
+
+
+def train_encoder(outputs: Outputs, **inputs: Any) -> Any:
+    """The `encoder` artifact: trained in one pod, or as a job on several machines where the pipeline is placed so."""
+    placement = current()
+    if placement.nodes == 1:
+        return outputs(align, **inputs)["encoder"]
+    accelerator = placement.target.accelerator
+    job = outputs(
+        align_on_machines,
+        **inputs,
+        image=placement.image,
+        nodes=placement.nodes,
+        processes=accelerator.count if accelerator else 1,
+        resources=machine_resources("align"),
+        scratch=placement.scratch,
+    )
+    return job["encoder"]
 
 
 def _from_ids_to_bundle(
@@ -93,9 +121,10 @@ def full_training(
         bundle_store: where the bundle is published; empty only assembles it.
     """
     outputs = outputs_of(recipe, overrides)
-    clean = outputs(validate, snapshot=snapshot, snapshot_id=snapshot_id, run_date=run_date)["clean_snapshot"]
+    place = checked(snapshot, bundle_store)
+    clean = outputs(validate, snapshot=place, snapshot_id=snapshot_id, run_date=run_date)["clean_snapshot"]
     pairs = outputs(pair, snapshot=clean)["pairs"]
-    encoder = outputs(align, snapshot=clean, pairs=pairs)["encoder"]
+    encoder = train_encoder(outputs, snapshot=clean, pairs=pairs)
     quantizer = outputs(train_vrq, snapshot=clean, pairs=pairs, encoder=encoder)["quantizer"]
     semantic_ids = outputs(assign_ids, snapshot=clean, encoder=encoder, quantizer=quantizer)["semantic_ids"]
     _from_ids_to_bundle(outputs, bundle_store, clean, pairs, encoder, quantizer, semantic_ids)
@@ -126,9 +155,10 @@ def sharded_training(
         shards: every shard of n as `k/n`.
     """
     outputs = outputs_of(recipe, overrides)
-    clean = outputs(validate, snapshot=snapshot, snapshot_id=snapshot_id, run_date=run_date)["clean_snapshot"]
+    place = checked(snapshot, bundle_store)
+    clean = outputs(validate, snapshot=place, snapshot_id=snapshot_id, run_date=run_date)["clean_snapshot"]
     pairs = outputs(pair, snapshot=clean)["pairs"]
-    trained = outputs(align, snapshot=clean, pairs=pairs, embed="train")["encoder"]
+    trained = train_encoder(outputs, snapshot=clean, pairs=pairs, embed="train")
     encoder = embed_in_shards(outputs, shards, snapshot=clean, pairs=pairs, encoder=trained)
     quantizer = outputs(train_vrq, snapshot=clean, pairs=pairs, encoder=encoder)["quantizer"]
     semantic_ids = assign_in_shards(outputs, shards, snapshot=clean, encoder=encoder, quantizer=quantizer)
