@@ -10,7 +10,7 @@ ENGINE ?= $(shell command -v podman || command -v docker)
 # uv takes a local wheel folder (for a CPU build of torch, say) by another variable than pip does.
 UV := $(if $(PIP_FIND_LINKS),UV_FIND_LINKS="$(PIP_FIND_LINKS)") $(BIN)/uv
 
-.PHONY: help setup demo smoke test test-fast lint format compile manifests-check images bench bench-pairing bench-quantizer bench-decoding bench-training bench-serving bench-features bench-validation lock
+.PHONY: help setup demo smoke test test-fast lint format compile manifests-check images smoke-images fuzz bench bench-pairing bench-quantizer bench-decoding bench-training bench-serving bench-features bench-validation lock
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,7 @@ lint: setup ## style, formatting and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/hadolint images/Containerfile
 
 format: setup ## put the formatting right
 	$(BIN)/ruff check --fix
@@ -55,10 +56,17 @@ manifests-check: setup ## render the cluster's overlays; check schemas of three 
 # A CPU build of torch, or other local wheels, come from the folder that pip takes them from.
 WHEELS := $(if $(PIP_FIND_LINKS),--volume "$(PIP_FIND_LINKS):/wheels:ro" --build-arg FIND_LINKS=/wheels)
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+LABELS = --build-arg VERSION=$(VERSION) --build-arg COMMIT=$(shell git rev-parse HEAD)
 
 images: ## build the images onevision-train and onevision-serve (podman or docker)
 	@for target in train serve; do \
-	  $(ENGINE) build -f images/Containerfile --target $$target -t localhost/onevision-$$target:$(VERSION) $(WHEELS) . ; done
+	  $(ENGINE) build -f images/Containerfile --target $$target -t localhost/onevision-$$target:$(VERSION) $(LABELS) $(WHEELS) . ; done
+
+smoke-images: setup ## the smoke pipeline inside the built images, a container a task (DOCKER_HOST names the engine's socket)
+	$(BIN)/python -m images.smoke --tag $(VERSION)
+
+fuzz: setup ## ten thousand bodies from Schemathesis to the server
+	$(BIN)/pytest tests/unit/serving/test_fuzzed_bodies.py --bodies 10000 -s
 
 bench: setup ## every benchmark, each printing a ratio against a named peer
 	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python "$$file"; done
@@ -75,8 +83,8 @@ bench-decoding: setup ## constrained beam search beside transformers' generate: 
 bench-training: setup ## training of the generator beside a plain loop: samples a second, share of the matrix rate
 	$(BIN)/python benchmarks/bench_training.py --out docs/results/training.json
 
-bench-serving: setup ## the server under open-loop load, with batching and without (two minutes, after a demo or smoke run)
-	$(BIN)/python benchmarks/bench_serving.py
+bench-serving: setup ## the server under load: batches or none, generator or cascade, overload (five minutes, after a demo)
+	$(BIN)/python benchmarks/bench_serving.py --out docs/results/serving.json
 
 bench-features: setup ## user sequences: the point-in-time join, and reading a user from SQLite and Redis (a minute)
 	$(BIN)/python benchmarks/bench_features.py --events 500000 --users 10000 --queries 50000 --out docs/results/features.json

@@ -1,47 +1,73 @@
-"""Latency of the real server under open-loop load, with batching and without.
+"""The real server under open-loop load: batches or none, generator or cascade, reloads, and more than it can take.
 
-    python benchmarks/bench_serving.py [--bundle DIR --snapshot DIR] [--seconds 12] [--batches 8,1]
+    python benchmarks/bench_serving.py [--bundle DIR --snapshot DIR] [--seconds 12] [--out serving.json]
+    python benchmarks/bench_serving.py --minutes 10 --reloads 20 --other DIR   # then also a long run
 
-For each size of batch, `onevision serve` runs in a process of its own. Saturation is measured with more clients than a
-batch holds, each asking again at once. Then requests arrive as a Poisson process at 50 % and at 90 % of it, whatever
-the server does, and a latency counts from the moment at which its request should have been sent (no coordinated
-omission). The load comes from this process, so on two cores it takes some of what is measured.
+Each server is a process of its own. Saturation is measured with more clients than a batch holds, each asking again at
+once. Then requests arrive as a Poisson process at 50 % and at 90 % of it, and a latency counts from the moment at
+which its request should have been sent. Then three times as many as it can take arrive, at the limits that it has by
+default: it must turn requests away with 429, answer the others, and be itself again afterwards. In the long run the
+champion of a bundle store changes between two bundles under half of the saturation; nothing may fail, and memory must
+stay. The load comes from this process: on two cores it takes some of what is measured.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import httpx2 as httpx
 import numpy as np
+import psutil
+from serving_load import PATIENCE, SEED, Tally, open_loop, saturation
 
+from onevision.artifacts import open_artifact
 from onevision.data.snapshot import Snapshot
+from onevision.data.store import read_pointer, swap_pointer
 
-SEED = 7
 PHOTOS = 256
 LOADS = (0.5, 0.9)
-PATIENCE = 300.0
+OVERLOAD = 3.0
+SYSTEMS = {"generator": ["-m", "onevision"], "cascade": [str(Path(__file__).with_name("serve_cascade.py"))]}
+NO_SHEDDING = ["max_pending=512", "answer_timeout_s=60"]
+
+
+@dataclass(frozen=True)
+class Running:
+    """A server: its address, its process, and the seconds from its start to its readiness."""
+
+    url: str
+    process: psutil.Process
+    ready_s: float
+
+    def metric(self, name: str) -> float:
+        """The value of a series at /metrics."""
+        with urllib.request.urlopen(f"{self.url}/metrics") as answer:
+            lines = answer.read().decode().splitlines()
+        return float(next(line for line in lines if line.startswith(f"{name} ")).rpartition(" ")[2])
 
 
 @contextmanager
-def server(bundle: Path, max_batch: int) -> Iterator[str]:
-    """The address of `onevision serve`, warm."""
+def server(source: list[str], settings: list[str], system: str = "generator") -> Iterator[Running]:
+    """`onevision serve`, warm."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    settings = [f"max_batch={max_batch}", "max_pending=512", "answer_timeout_s=60"]
-    command = [sys.executable, "-m", "onevision", "serve", "--bundle", str(bundle), "--port", str(port), *settings]
+    command = [sys.executable, *SYSTEMS[system], "serve", *source, "--port", str(port), *settings]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"})
     url = f"http://127.0.0.1:{port}"
     started = time.perf_counter()
@@ -50,8 +76,7 @@ def server(bundle: Path, max_batch: int) -> Iterator[str]:
             if process.poll() is not None or time.perf_counter() - started > PATIENCE:
                 sys.exit(f"the server did not start: {' '.join(command)}")
             time.sleep(0.2)
-        print(f"max_batch={max_batch}: ready after {time.perf_counter() - started:.1f} s")
-        yield url
+        yield Running(url, psutil.Process(process.pid), time.perf_counter() - started)
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait()
@@ -64,62 +89,98 @@ def is_ready(url: str) -> bool:
         return False
 
 
-def make_client(url: str) -> httpx.AsyncClient:
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=256)
-    return httpx.AsyncClient(base_url=url, timeout=PATIENCE, limits=limits, trust_env=False)
+def measure(bundle: Path, photos: list[bytes], system: str, max_batch: int, seconds: float) -> dict[str, Any]:
+    """Saturation, and latency at shares of it; prints a row for each."""
+    settings = [f"max_batch={max_batch}", *NO_SHEDDING]
+    with server(["--bundle", str(bundle)], settings, system) as running:
+        asyncio.run(saturation(running.url, photos, 2 * max_batch, 2))
+        top = asyncio.run(saturation(running.url, photos, max(8, 3 * max_batch), seconds))
+        found: dict[str, Any] = {"system": system, "max_batch": max_batch, "saturation": top}
+        found["ready_s"] = running.ready_s
+        for load in LOADS:
+            tally = asyncio.run(open_loop(running.url, photos, load * top, seconds))
+            times = tally.quantiles()
+            found[f"at {load:.0%}"] = times | {"requests": sum(tally.answers.values()), "errors": tally.errors}
+            row = "".join(f"{times[name]:>9.1f}" for name in times)
+            print(f"{system:<10}{max_batch:>6}{top:>12.1f}{load:>7.0%}{load * top:>9.1f}{row}{tally.errors:>8}")
+    return found
 
 
-async def ask(client: httpx.AsyncClient, photo: bytes) -> None:
-    answer = await client.post("/search", files={"image": photo})
-    if answer.status_code != 200:
-        sys.exit(f"the server answered {answer.status_code}: {answer.text}")
+def overload(bundle: Path, photos: list[bytes], top: float, seconds: float) -> dict[str, Any]:
+    """Three times the saturation at the default limits, and half of it before and after."""
+    with server(["--bundle", str(bundle)], []) as running:
+
+        def load(share: float) -> Tally:
+            return asyncio.run(open_loop(running.url, photos, share * top, seconds))
+
+        before, during, after = load(0.5), load(OVERLOAD), load(0.5)
+    turned_away = during.answers[429] / sum(during.answers.values())
+    print(
+        f"at {OVERLOAD:g} times the saturation {turned_away:.0%} are answered 429, {during.errors} fail, others take "
+        f"{during.quantiles()['p99']:.0f} ms at p99; p95 at half: {before.quantiles()['p95']:.0f} ms before, "
+        f"{after.quantiles()['p95']:.0f} ms after"
+    )
+    return {
+        "answers": {str(status): count for status, count in sorted(during.answers.items())},
+        "without_retry_after": during.unexplained,
+        "during": during.quantiles(),
+        "before": before.quantiles(),
+        "after": after.quantiles() | {"answers": {str(status): count for status, count in after.answers.items()}},
+    }
 
 
-async def saturation(url: str, photos: list[bytes], clients: int, seconds: float) -> float:
-    """Requests a second of clients that ask again as soon as they are answered."""
-    done = 0
-    async with make_client(url) as client:
-        until = time.perf_counter() + seconds
+def long_run(
+    bundles: list[Path], photos: list[bytes], rate: float, minutes: float, reloads: int, store: Path
+) -> dict[str, Any]:
+    """`rate` requests a second while the champion changes `reloads` times; memory by the second."""
+    identities = [open_artifact(bundle).identity for bundle in bundles]
+    for bundle, identity in zip(bundles, identities, strict=True):
+        shutil.copytree(bundle, store / "bundles" / identity)
 
-        async def keep_asking(number: int) -> None:
-            nonlocal done
-            while time.perf_counter() < until:
-                await ask(client, photos[(done + number) % len(photos)])
-                done += 1
+    def point(number: int) -> None:
+        swap_pointer(store, {"bundle": identities[number % len(identities)]}, read_pointer(store)[1])
 
-        started = time.perf_counter()
-        await asyncio.gather(*(keep_asking(number) for number in range(clients)))
-        return done / (time.perf_counter() - started)
+    point(0)
+    memory: list[float] = []
+    with server(["--store", str(store)], ["poll_s=1", *NO_SHEDDING]) as running:
 
+        async def change() -> None:
+            for number in range(1, reloads + 1):
+                await asyncio.sleep(60 * minutes / (reloads + 1))
+                await asyncio.to_thread(point, number)
 
-async def open_loop(url: str, photos: list[bytes], rate: float, seconds: float) -> np.ndarray:
-    """Milliseconds of every request of a Poisson process of `rate` requests a second."""
-    rng = np.random.default_rng(SEED)
-    arrivals = np.cumsum(rng.exponential(1 / rate, max(20, int(rate * seconds))))
-    latencies = np.empty(len(arrivals))
-    async with make_client(url) as client:
-        begin = time.perf_counter()
+        async def watch() -> None:
+            while True:
+                memory.append(running.process.memory_info().rss / 1e6)
+                await asyncio.sleep(1)
 
-        async def one(number: int) -> None:
-            await ask(client, photos[number % len(photos)])
-            latencies[number] = (time.perf_counter() - begin - arrivals[number]) * 1e3
+        async def run() -> Tally:
+            watching, changing = asyncio.create_task(watch()), asyncio.create_task(change())
+            tally = await open_loop(running.url, photos, rate, 60 * minutes)
+            await changing
+            watching.cancel()
+            return tally
 
-        tasks = []
-        for number, arrival in enumerate(arrivals):
-            await asyncio.sleep(max(0.0, begin + arrival - time.perf_counter()))
-            tasks.append(asyncio.create_task(one(number)))
-        await asyncio.gather(*tasks)
-    return latencies
-
-
-async def measure(url: str, photos: list[bytes], max_batch: int, seconds: float) -> float:
-    """Print a row for each load; the saturation."""
-    await saturation(url, photos, 2 * max_batch, 2)
-    top = await saturation(url, photos, max(8, 3 * max_batch), seconds)
-    for load in LOADS:
-        p50, p95, p99 = np.percentile(await open_loop(url, photos, load * top, seconds), [50, 95, 99])
-        print(f"{max_batch:>9}{top:>12.1f}{load:>7.0%}{load * top:>9.1f}{p50:>9.1f}{p95:>9.1f}{p99:>9.1f}")
-    return top
+        tally = asyncio.run(run())
+        loaded = running.metric('onevision_reloads_total{outcome="loaded"}') - 1
+    quarters = [float(np.median(part)) for part in np.array_split(memory, 4)]
+    requests = sum(tally.answers.values())
+    print(
+        f"{minutes:g} minutes at {rate:.1f} requests a second, {loaded:.0f} reloads: {requests} requests, "
+        f"{requests - tally.answers[200]} not answered, p99 {tally.quantiles()['p99']:.0f} ms, memory by quarter "
+        f"{', '.join(f'{part:.0f}' for part in quarters)} MB"
+    )
+    return {
+        "minutes": minutes,
+        "requests_a_second": rate,
+        "requests": requests,
+        "not_answered": requests - tally.answers[200],
+        "reloads": loaded,
+        "bundles": dict(tally.bundles),
+        **tally.quantiles(),
+        "memory_mb_by_quarter": quarters,
+        "memory_mb_peak": max(memory),
+    }
 
 
 def read_photos(snapshot: Path) -> list[bytes]:
@@ -135,20 +196,44 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", type=Path, default=Path("runs/latest/bundle"))
     parser.add_argument("--snapshot", type=Path, default=Path("runs/latest/snapshot"))
-    parser.add_argument("--seconds", type=float, default=12.0, help="of each of the three measurements a batch size")
+    parser.add_argument("--seconds", type=float, default=12.0, help="of each measurement")
     parser.add_argument("--batches", default="8,1", help="sizes of batches; 1 is no batching, the peer")
+    parser.add_argument("--minutes", type=float, default=0.0, help="of the long run; 0 leaves it out")
+    parser.add_argument("--reloads", type=int, default=20, help="changes of the champion in the long run")
+    parser.add_argument("--other", type=Path, help="another bundle of the shop, for the long run")
+    parser.add_argument("--out", type=Path, help="file for the figures")
     asked = parser.parse_args()
     if not asked.bundle.is_dir():
         sys.exit(f"{asked.bundle}: no such bundle; `make smoke` makes one")
+    if asked.minutes and asked.other is None:
+        sys.exit("--minutes: name another bundle with --other, so that the champion can change")
     photos = read_photos(asked.snapshot)
-    tops = {}
-    for max_batch in map(int, asked.batches.split(",")):
-        with server(asked.bundle, max_batch) as url:
-            print(f"{'max_batch':>9}{'saturation':>12}{'load':>7}{'req/s':>9}{'p50 ms':>9}{'p95 ms':>9}{'p99 ms':>9}")
-            tops[max_batch] = asyncio.run(measure(url, photos, max_batch, asked.seconds))
-    if 1 in tops:
-        best = max(tops, key=lambda size: tops[size])
-        print(f"batches of {best} take {tops[best] / tops[1]:.2f}x the requests of none")
+    load_before = os.getloadavg()[0]
+    columns = "".join(f"{name:>9}" for name in ("req/s", "p50 ms", "p95 ms", "p99 ms"))
+    print(f"{'system':<10}{'batch':>6}{'saturation':>12}{'load':>7}{columns}{'errors':>8}")
+    rows = [
+        measure(asked.bundle, photos, system, max_batch, asked.seconds)
+        for system in SYSTEMS
+        for max_batch in map(int, asked.batches.split(","))
+    ]
+    generator = {row["max_batch"]: row["saturation"] for row in rows if row["system"] == "generator"}
+    best = max(generator, key=lambda size: generator[size])
+    found: dict[str, Any] = {"load_average_before": load_before, "cores": os.cpu_count(), "rows": rows}
+    if 1 in generator:
+        print(f"batches of {best} take {generator[best] / generator[1]:.2f}x the requests of none")
+    found["overload"] = overload(asked.bundle, photos, generator[best], asked.seconds)
+    if asked.minutes:
+        with tempfile.TemporaryDirectory(prefix="onevision-store-") as store:
+            found["long_run"] = long_run(
+                [asked.bundle, asked.other],
+                photos,
+                LOADS[0] * generator[best],
+                asked.minutes,
+                asked.reloads,
+                Path(store),
+            )
+    if asked.out:
+        asked.out.write_text(json.dumps(found, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -26,11 +26,23 @@ MEANINGS = {
     "night": "what `open-champion` named the night; empty outside the nightly refresh",
     "run": "id of the pipeline run",
     "status": "how the tasks before ended, from KFP",
-    "Output": "the night's name; empty where there is nothing to do",
+    "variables": "environment variables that must have a value",
+    "services": "`host:port` that must accept a connection",
+    "scratch": "`gs://` prefix where the machines leave what they made",
+    "image": "of every machine",
+    "nodes": "machines",
+    "processes": "processes of a machine, one a GPU where there are any",
+    "resources": "of a machine",
+    "gpu": "whether PyTorch must see a GPU",
     "store": "bundle store: a folder or `gs://` prefix",
     "day": "the day's snapshot: a folder or `gs://` prefix",
 }
 
+RETURNED = {
+    "open-champion": "the night's name; empty where there is nothing to do",
+    "prerequisites": "the snapshot's place",
+}
+"""Component -> what it returns."""
 PARTS = {"encoder": "encoder", "quantizer": "quantizer", "semantic_ids": "semantic_ids", "generator": "generator"}
 """Output of `open-champion` -> kind of the part of its bundle."""
 
@@ -51,11 +63,12 @@ def interface(component: BaseComponent) -> str:
     kinds = stage.inputs | stage.collected | stage.optional if stage else {}
     lines = ["| input | type | what it is |", "| --- | --- | --- |"]
     for name, given in (spec.inputs or {}).items():
-        meaning = MEANINGS.get(name) or f"[{kinds[name]}](../../docs/artifacts.md) artifact"
+        meaning = MEANINGS.get(name) or f"[{kinds.get(name, name)}](../../docs/artifacts.md) artifact"
         lines.append(f"| `{name}` | {_type(given)} | {meaning} |")
     lines += ["", "| output | type | what it is |", "| --- | --- | --- |"]
     for name, made in (spec.outputs or {}).items():
-        meaning = MEANINGS.get(name) or f"[{_kind(component.name, name)}](../../docs/artifacts.md) artifact"
+        known = RETURNED.get(component.name) if name == "Output" else MEANINGS.get(name)
+        meaning = known or f"[{_kind(component.name, name)}](../../docs/artifacts.md) artifact"
         lines.append(f"| `{name}` | {_type(made)} | {meaning} |")
     return "\n".join(lines)
 
@@ -69,8 +82,8 @@ def with_interface(text: str, component: BaseComponent) -> str:
 
 def _kind(component: str, output: str) -> str:
     """Kind of artifact that an output is; the parts of a champion are handed out beside it."""
-    stage = ALL_STAGES[component]
-    return PARTS.get(output, stage.output) if stage.output == "bundle" else stage.output
+    stage = ALL_STAGES.get(component)
+    return stage.output if stage and stage.output != "bundle" else PARTS.get(output, "bundle")
 
 
 def _type(spec: Any) -> str:

@@ -140,7 +140,7 @@ def little_power(objects: list[Object]) -> Iterator[str]:
 
 
 def kept_alive(objects: list[Object]) -> Iterator[str]:
-    """What serves has probes, a disruption budget, and something that scales it."""
+    """What serves has probes, a disruption budget and, unless it holds data, something that scales it."""
     scaled = {s["spec"]["scaleTargetRef"]["name"] for s in of_kind(objects, "HorizontalPodAutoscaler")}
     for name, pod in _each(objects):
         if not pod.serves:
@@ -152,7 +152,8 @@ def kept_alive(objects: list[Object]) -> Iterator[str]:
         if not any(selects(b["spec"]["selector"], pod.labels) for b in budgets if namespace(b) == namespace(pod.owner)):
             yield f"{name}: no PodDisruptionBudget"
         scales_itself = pod.owner["kind"] == "InferenceService" and "maxReplicas" in pod.owner["spec"]["predictor"]
-        if pod.owner["metadata"]["name"] not in scaled and not scales_itself:
+        holds_data = pod.owner["kind"] == "StatefulSet"
+        if pod.owner["metadata"]["name"] not in scaled and not scales_itself and not holds_data:
             yield f"{name}: nothing scales it"
 
 
@@ -171,9 +172,12 @@ def references_hold(objects: list[Object]) -> Iterator[str]:
             for source in container.get("envFrom", []):
                 yield from wanted(pod.owner, "ConfigMap", source["configMapRef"]["name"])
         mounts = {mount["name"] for container in pod.containers for mount in container.get("volumeMounts", [])}
-        if mounts != {volume["name"] for volume in pod.spec.get("volumes", [])}:
+        claimed = [claim["metadata"]["name"] for claim in pod.owner["spec"].get("volumeClaimTemplates", [])]
+        if mounts != {*claimed, *(volume["name"] for volume in pod.spec.get("volumes", []))}:
             yield f"{name}: volumes and mounts differ"
         for volume in pod.spec.get("volumes", []):
+            if "configMap" in volume:
+                yield from wanted(pod.owner, "ConfigMap", volume["configMap"]["name"])
             if "persistentVolumeClaim" in volume:
                 yield from wanted(pod.owner, "PersistentVolumeClaim", volume["persistentVolumeClaim"]["claimName"])
     for item in of_kind(objects, "RoleBinding"):

@@ -16,7 +16,11 @@ CUSTOM = {
     ("monitoring.coreos.com/v1", "ServiceMonitor"): "servicemonitor",
     ("monitoring.coreos.com/v1", "PrometheusRule"): "prometheusrule",
     ("serving.kserve.io/v1beta1", "InferenceService"): "inferenceservice",
+    ("trainer.kubeflow.org/v1alpha1", "TrainingRuntime"): "trainingruntime",
+    ("trainer.kubeflow.org/v1alpha1", "TrainJob"): "trainjob",
 }
+EMBEDDED = ("InferenceService", "TrainingRuntime")
+"""Custom resources that hold whole PodSpecs, which are checked as pods."""
 SCHEMAS = Path(__file__).parent / "schemas"
 
 
@@ -31,10 +35,10 @@ def problems(item: Object, version: str) -> Iterator[str]:
     if custom == "inferenceservice":
         predictor = {key: value for key, value in item["spec"]["predictor"].items() if key in KSERVE_FIELDS}
         checked = item | {"spec": item["spec"] | {"predictor": predictor}}
-        for pod in pods([item]):
-            meta = {"name": item["metadata"]["name"], "labels": pod.labels}
-            whole = {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": pod.spec}
-            yield from _kubernetes(whole, version, title(item))
+    for pod in pods([item]) if item["kind"] in EMBEDDED else ():
+        meta = {"name": item["metadata"]["name"], "labels": pod.labels}
+        whole = {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": pod.spec}
+        yield from _kubernetes(whole, version, title(item))
     for error in jsonschema.Draft202012Validator(schema).iter_errors(checked):
         yield f"{title(item)}: {error.json_path}: {error.message}"
 

@@ -87,6 +87,11 @@ def pods(objects: list[Object]) -> Iterator[Pod]:
             labels = predictor.get("labels", {}) | {"serving.kserve.io/inferenceservice": item["metadata"]["name"]}
             yield Pod(item, labels, {k: v for k, v in predictor.items() if k not in KSERVE_FIELDS}, serves=True)
             continue
+        if item["kind"] == "TrainingRuntime":
+            for job in spec["template"]["spec"]["replicatedJobs"]:
+                template = job["template"]["spec"]["template"]
+                yield Pod(item, template["metadata"]["labels"], template["spec"], serves=False)
+            continue
         if item["kind"] == "CronJob":
             spec = spec["jobTemplate"]["spec"]
         if item["kind"] == "Pod":

@@ -11,6 +11,7 @@ from kfp import dsl
 
 from components.data_validation.component import validate
 from components.encoder_alignment.component import align
+from components.encoder_alignment_on_machines.component import align_on_machines
 from components.evaluation.component import evaluate
 from components.feature_materialization.component import materialize_features
 from components.generative_sft.component import sft
@@ -20,7 +21,27 @@ from components.preference_alignment.component import align_preferences
 from components.pruning_calibration.component import calibrate_pruning
 from components.publishing.component import publish
 from components.vrq_training.component import train_vrq
-from pipelines.tasks import EIGHT_SHARDS, Outputs, assign_in_shards, embed_in_shards, outputs_of
+from pipelines.settings import machine_resources
+from pipelines.targets import current
+from pipelines.tasks import EIGHT_SHARDS, Outputs, assign_in_shards, checked, embed_in_shards, outputs_of
+
+
+def train_encoder(outputs: Outputs, **inputs: Any) -> Any:
+    """The `encoder` artifact: trained in one pod, or as a job on several machines where the pipeline is placed so."""
+    placement = current()
+    if placement.nodes == 1:
+        return outputs(align, **inputs)["encoder"]
+    accelerator = placement.target.accelerator
+    job = outputs(
+        align_on_machines,
+        **inputs,
+        image=placement.image,
+        nodes=placement.nodes,
+        processes=accelerator.count if accelerator else 1,
+        resources=machine_resources("align"),
+        scratch=placement.scratch,
+    )
+    return job["encoder"]
 
 
 def _from_ids_to_bundle(
@@ -59,9 +80,10 @@ def full_training(
         bundle_store: where the bundle is published; empty only assembles it.
     """
     outputs = outputs_of(recipe, overrides)
-    clean = outputs(validate, snapshot=snapshot, snapshot_id=snapshot_id, run_date=run_date)["clean_snapshot"]
+    place = checked(snapshot, bundle_store)
+    clean = outputs(validate, snapshot=place, snapshot_id=snapshot_id, run_date=run_date)["clean_snapshot"]
     pairs = outputs(pair, snapshot=clean)["pairs"]
-    encoder = outputs(align, snapshot=clean, pairs=pairs)["encoder"]
+    encoder = train_encoder(outputs, snapshot=clean, pairs=pairs)
     quantizer = outputs(train_vrq, snapshot=clean, pairs=pairs, encoder=encoder)["quantizer"]
     semantic_ids = outputs(assign_ids, snapshot=clean, encoder=encoder, quantizer=quantizer)["semantic_ids"]
     _from_ids_to_bundle(outputs, bundle_store, clean, pairs, encoder, quantizer, semantic_ids)
@@ -92,9 +114,10 @@ def sharded_training(
         shards: every shard of n as `k/n`.
     """
     outputs = outputs_of(recipe, overrides)
-    clean = outputs(validate, snapshot=snapshot, snapshot_id=snapshot_id, run_date=run_date)["clean_snapshot"]
+    place = checked(snapshot, bundle_store)
+    clean = outputs(validate, snapshot=place, snapshot_id=snapshot_id, run_date=run_date)["clean_snapshot"]
     pairs = outputs(pair, snapshot=clean)["pairs"]
-    trained = outputs(align, snapshot=clean, pairs=pairs, embed="train")["encoder"]
+    trained = train_encoder(outputs, snapshot=clean, pairs=pairs, embed="train")
     encoder = embed_in_shards(outputs, shards, snapshot=clean, pairs=pairs, encoder=trained)
     quantizer = outputs(train_vrq, snapshot=clean, pairs=pairs, encoder=encoder)["quantizer"]
     semantic_ids = assign_in_shards(outputs, shards, snapshot=clean, encoder=encoder, quantizer=quantizer)

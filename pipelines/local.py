@@ -149,7 +149,7 @@ def _run_pipeline(pipeline: Any, run: Run, show: Callable[[str], None], **argume
     with (
         log_file.open("a", encoding="utf-8") as log,
         contextlib.redirect_stdout(_Splitter(log, show)) as output,
-        _without_retries(pipeline),
+        without_retries(pipeline),
         warnings.catch_warnings(),
     ):
         warnings.filterwarnings("ignore", message=".*non-Python base image.*", category=RuntimeWarning)
@@ -179,7 +179,7 @@ def _run_pipeline(pipeline: Any, run: Run, show: Callable[[str], None], **argume
 
 
 @contextlib.contextmanager
-def _without_retries(pipeline: Any) -> Iterator[None]:
+def without_retries(pipeline: Any) -> Iterator[None]:
     """Drop the tasks' retries: they are for a cluster's lost machines; here a failure would only wait and repeat."""
     spec = pipeline.pipeline_spec
     dags = [spec.root.dag, *(component.dag for component in spec.components.values())]  # loops are components

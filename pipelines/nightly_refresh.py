@@ -19,7 +19,7 @@ from components.preference_alignment.component import align_preferences
 from components.pruning_calibration.component import calibrate_pruning
 from components.publishing.component import publish
 from pipelines.settings import configure
-from pipelines.tasks import EIGHT_SHARDS, embed_in_shards, outputs_of
+from pipelines.tasks import EIGHT_SHARDS, checked, embed_in_shards, outputs_of
 
 
 @dsl.pipeline(
@@ -46,11 +46,11 @@ def nightly_refresh(
     night_of = {"store": champion, "day": snapshot, "run": dsl.PIPELINE_JOB_ID_PLACEHOLDER}
     closing = configure(close_night(**night_of, recipe=recipe, overrides=overrides))
     with dsl.ExitHandler(closing, name="night"):
-        opened = outputs(open_champion, **night_of)
+        opened = outputs(open_champion, **night_of | {"day": checked(snapshot, champion)})
         night, held = opened["Output"], opened["champion"]
         with dsl.If(night != "", name="refresh"):
-            checked = {"snapshot": snapshot, "snapshot_id": "", "run_date": "", "champion": held, "night": night}
-            clean = outputs(validate, **checked)["clean_snapshot"]
+            asked = {"snapshot": snapshot, "snapshot_id": "", "run_date": "", "champion": held, "night": night}
+            clean = outputs(validate, **asked)["clean_snapshot"]
             pairs = outputs(pair, snapshot=clean)["pairs"]
             features = outputs(materialize_features, snapshot=clean, pairs=pairs)["features"]
             encoder = embed_in_shards(outputs, shards, snapshot=clean, pairs=pairs, encoder=opened["encoder"])

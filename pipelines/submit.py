@@ -1,31 +1,29 @@
-"""Submit a pipeline of this package to Kubeflow Pipelines and wait for its end.
+"""Submit a pipeline of this package to Kubeflow Pipelines and wait for its end (`onevision submit`).
 
-    python -m pipelines.submit nightly_refresh --host http://ml-pipeline:8888 \
-        'snapshot=gs://shop/snapshots/{date}' champion=gs://shop/bundles
-
-The pipeline is compiled here, with the image in `$ONEVISION_IMAGE`, so that what runs is what this image holds. In an
-argument `{date}` is the run's date. The exit code is 1 unless the run succeeds, so that a job fails with its run.
+The pipeline is compiled where it is submitted, so that what runs is what this installation holds. In an argument
+`{date}` is the run's date.
 """
 
 from __future__ import annotations
 
-import argparse
+import hashlib
 import json
-import sys
 import tempfile
 from collections.abc import Sequence
-from datetime import UTC, date, datetime
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from onevision.errors import OneVisionError
-from pipelines.compile import compile_pipelines
+from pipelines.compile import compile_pipeline
 
 EXPERIMENT = "onevision"
-SERVICE_ACCOUNT = "onevision-pipeline"
-SUCCEEDED = "SUCCEEDED"
+ENDED_BADLY = ("FAILED", "CANCELED", "CANCELING", "SKIPPED")
+DIGITS = 6
+NEWEST = 100
+POLL_S = 30
 
 
 def read_arguments(given: Sequence[str], known: dict[str, dict[str, Any]], day: date) -> dict[str, Any]:
@@ -61,65 +59,59 @@ def _as_list(name: str, value: str) -> list[Any]:
 
 
 def submit(
-    client: Any, pipeline: str, given: Sequence[str], *, day: date, wait_hours: float, service_account: str
+    client: Any,
+    pipeline: str,
+    given: Sequence[str],
+    *,
+    day: date,
+    wait_hours: float,
+    service_account: str,
+    **placement: Any,
 ) -> str:
     """Compile and submit a pipeline, and wait for its end; the state that it ended in.
 
+    A run of the same pipeline, date and arguments that has not failed is waited for instead: submitting twice is safe.
+
     Args:
         client: a `kfp.Client`.
+        placement: `target`, `image`, `nodes` and `scratch` of `compile_pipeline`.
 
     Raises:
-        OneVisionError: no such pipeline, or wrong arguments; nothing was submitted.
+        OneVisionError: no such pipeline, target or image, or wrong arguments; nothing was submitted.
     """
     with tempfile.TemporaryDirectory() as folder:
-        files = {file.stem: file for file in compile_pipelines(Path(folder))}
-        if pipeline not in files:
-            raise OneVisionError(f"no pipeline {pipeline!r}; there are {', '.join(files)}")
-        spec = next(yaml.safe_load_all(files[pipeline].read_text()))
+        package = compile_pipeline(pipeline, Path(folder) / f"{pipeline}.yaml", **placement)
+        spec = next(yaml.safe_load_all(package.read_text()))
         arguments = read_arguments(given, spec["root"]["inputDefinitions"]["parameters"], day)
-        run = client.create_run_from_pipeline_package(
-            str(files[pipeline]),
-            arguments=arguments,
-            run_name=f"{pipeline}-{day.isoformat()}",
-            experiment_name=EXPERIMENT,
-            service_account=service_account,
-        )
-    print(f"submitted {run.run_id} {arguments}", flush=True)
-    return str(client.wait_for_run_completion(run.run_id, timeout=int(wait_hours * 3600), sleep_duration=30).state)
+        digest = hashlib.sha256(json.dumps(arguments, sort_keys=True).encode()).hexdigest()
+        name = f"{pipeline}-{day.isoformat()}-{digest[:DIGITS]}"
+        experiment = client.create_experiment(EXPERIMENT)  # or the one that is there
+        run_id = _earlier(client, experiment.experiment_id, name)
+        if run_id:
+            print(f"{name}: {run_id} is there already", flush=True)
+        else:
+            run_id = client.create_run_from_pipeline_package(
+                str(package),
+                arguments=arguments,
+                run_name=name,
+                experiment_name=EXPERIMENT,
+                service_account=service_account,
+            ).run_id
+            print(f"submitted {run_id} {arguments}", flush=True)
+    try:
+        return str(client.wait_for_run_completion(run_id, int(wait_hours * 3600), sleep_duration=POLL_S).state)
+    except TimeoutError:
+        raise OneVisionError(f"{name}: run {run_id} has not ended after {wait_hours:g} hours") from None
 
 
-def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command's words; options may stand between the arguments."""
-    parser = argparse.ArgumentParser(prog="python -m pipelines.submit", description="Submit a pipeline and wait.")
-    parser.add_argument("pipeline")
-    parser.add_argument("arguments", nargs="*", metavar="NAME=VALUE")
-    parser.add_argument("--host", required=True, help="KFP's API server, such as http://ml-pipeline:8888")
-    parser.add_argument("--date", type=date.fromisoformat, default=datetime.now(UTC).date(), help="by default today")
-    parser.add_argument("--wait-hours", type=float, default=8.0)
-    parser.add_argument("--service-account", default=SERVICE_ACCOUNT, help="that the tasks run as")
-    return parser.parse_intermixed_args(words)
-
-
-def main(words: Sequence[str] | None = None) -> int:
-    """The command; its exit code."""
+def connect(host: str) -> Any:
+    """A client of KFP's API server."""
     import kfp
 
-    asked = parse(words)
-    try:
-        state = submit(
-            kfp.Client(host=asked.host),
-            asked.pipeline,
-            asked.arguments,
-            day=asked.date,
-            wait_hours=asked.wait_hours,
-            service_account=asked.service_account,
-        )
-    except (OneVisionError, TimeoutError) as error:
-        print(f"pipelines.submit: {error}", file=sys.stderr)
-        return 1
-    print(state)
-    return 0 if state == SUCCEEDED else 1
+    return kfp.Client(host=host)
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def _earlier(client: Any, experiment_id: str, name: str) -> str | None:
+    """Id of a run of that name that goes on or succeeded, among the newest ones."""
+    found = client.list_runs(experiment_id=experiment_id, page_size=NEWEST, sort_by="created_at desc").runs or []
+    return next((run.run_id for run in found if run.display_name == name and run.state not in ENDED_BADLY), None)

@@ -1,4 +1,4 @@
-"""How pipelines make their tasks: the settings of a stage, and loops over shards."""
+"""How pipelines make their tasks: prerequisites first, the settings of a stage, and loops over shards."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,7 +10,9 @@ from components.embedding_merge.component import merge_embeddings
 from components.embedding_shard.component import embed_shard
 from components.id_merge.component import merge_ids
 from components.id_shard.component import assign_shard
+from components.prerequisites.component import prerequisites
 from pipelines.settings import configure
+from pipelines.targets import current
 
 Outputs = Callable[..., Mapping[str, Any]]
 """Makes the task of a component, and returns its outputs."""
@@ -39,3 +41,10 @@ def outputs_of(recipe: str, overrides: list[str]) -> Outputs:
         return configure(component(**inputs, recipe=recipe, overrides=overrides)).outputs
 
     return outputs
+
+
+def checked(snapshot: Any, store: Any) -> Any:
+    """The place of the snapshot, once everything that the pipeline needs was found there and elsewhere."""
+    target = current().target
+    asked = {"variables": target.variables, "services": list(target.services), "gpu": target.accelerator is not None}
+    return configure(prerequisites(snapshot=snapshot, store=store, **asked)).output

@@ -15,6 +15,11 @@ sys.modules["__main__"].__dict__.setdefault("__file__", __file__)
 os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is first imported; two threads on a busy machine burn more
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """How much a fuzzer sends; `make fuzz` sends more."""
+    parser.addoption("--bodies", type=int, default=300, help="bodies that a fuzzer sends to the server")
+
+
 @pytest.fixture(scope="session")
 def tiny_snapshot(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny snapshot artifact; tests must not write into it."""

@@ -6,7 +6,6 @@ that `onevision --help` answers at once.
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import os
 import sys
@@ -17,8 +16,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from onevision.errors import MissingDependencyError, OneVisionError
+from onevision.errors import OneVisionError
 from onevision.features.commands import features_app
+from onevision.pipeline_commands import compile_pipelines, pipeline_module, submit
 from onevision.processes import process_rank
 from onevision.publishing.commands import champion_app, rollback
 from onevision.quantization.commands import codebook_sizes, encoding_report
@@ -47,6 +47,8 @@ app.add_typer(recipes_app, name="recipes")
 app.add_typer(ids_app, name="ids")
 app.add_typer(champion_app, name="champion")
 app.add_typer(features_app, name="features")
+app.command("compile", rich_help_panel="Pipelines on a cluster")(compile_pipelines)
+app.command("submit", rich_help_panel="Pipelines on a cluster")(submit)
 app.command("rollback", rich_help_panel="Use")(rollback)
 app.command("serve", rich_help_panel="Use")(serve)
 app.command("encoding-report", rich_help_panel="Use")(encoding_report)
@@ -179,7 +181,7 @@ def run_full_training(
     shards: Annotated[int, typer.Option(help="tasks that embed pictures and assign IDs", min=1)] = 1,
 ) -> None:
     """Train, evaluate and publish: every stage, on the local KFP runner."""
-    run = _local_runner().run_full_training(
+    run = pipeline_module("local").run_full_training(
         recipe=recipe,
         overrides=overrides or [],
         snapshot=snapshot,
@@ -206,7 +208,7 @@ def run_nightly_refresh(
     shards: Annotated[int, typer.Option(help="tasks that embed pictures", min=1)] = 1,
 ) -> None:
     """Take a day in: a better bundle goes live, or the champion stays as it is."""
-    run = _local_runner().run_nightly_refresh(
+    run = pipeline_module("local").run_nightly_refresh(
         recipe=recipe,
         overrides=overrides or [],
         champion=champion,
@@ -217,16 +219,6 @@ def run_nightly_refresh(
     )
     if run.artifact("publish").exists():
         _show_run(run)
-
-
-def _local_runner() -> Any:
-    """The module that runs pipelines: the one place where the command line meets KFP."""
-    try:
-        return importlib.import_module("pipelines.local")
-    except ModuleNotFoundError as error:
-        if error.name != "kfp":
-            raise
-        raise MissingDependencyError("running a pipeline needs KFP: pip install 'onevision[pipelines]'") from None
 
 
 @app.command("search", rich_help_panel="Use")

@@ -20,6 +20,7 @@ from onevision.runner import describe, run_stage, write_page
 
 if TYPE_CHECKING:
     from onevision.publishing.nights import Night
+    from onevision.train_job import Machines
 
 MARK = "onevision: "
 """Lines for a person begin with this; everything else that a task prints is detail."""
@@ -73,15 +74,60 @@ def run_task(
     except Exception as error:
         say(f"{name} failed: {type(error).__name__}: {error} (a bug: its traceback is in the log)")
         raise
+    _tell(name, report, out, metrics, lineage or {})
+    return report
+
+
+def run_job(
+    name: str,
+    inputs: Mapping[str, str],
+    out: Output,
+    scratch: str,
+    machines: Machines,
+    *,
+    recipe: str,
+    overrides: Sequence[str],
+    metrics: Output,
+    page: Output,
+    options: Mapping[str, str],
+) -> None:
+    """Run a stage on several machines (`onevision.train_job`), and hand its artifact on as `run_task` does."""
+    from onevision.train_job import run_on_machines
+
+    say(f"{name}: started on {machines.nodes} machines")
+    try:
+        run_on_machines(
+            name, inputs, Path(out.path), scratch, machines, recipe=recipe, overrides=overrides, options=options
+        )
+    except OneVisionError as error:
+        say(f"{name} failed: {error}")
+        raise SystemExit(1) from None
+    report = StageReport.load(Path(out.path))
+    write_page(report, [Path(page.path)])
+    _tell(name, report, out, metrics, {})
+
+
+def _tell(name: str, report: StageReport, out: Output, metrics: Output, lineage: Mapping[str, str]) -> None:
     for warning in report.warnings:
         say(f"{name}: warning: {warning}")
     say(describe(report))
     artifact = open_artifact(out.path, verify=False)
     out.metadata.update(artifact.counts)
-    out.metadata.update(lineage or {}, identity=artifact.identity, generation=artifact.generation or "")
+    out.metadata.update(lineage, identity=artifact.identity, generation=artifact.generation or "")
     metrics.metadata.update({key: float(value) for key, value in report.metrics.items()})
     metrics.metadata.update(seconds=report.seconds, peak_memory_mb=report.peak_memory_mb)
-    return report
+
+
+def require(**needs: Any) -> None:
+    """Check what a pipeline needs (`onevision.prerequisites.check_prerequisites`); what is missing ends the process."""
+    from onevision.prerequisites import check_prerequisites
+
+    try:
+        found = check_prerequisites(**needs)
+    except OneVisionError as error:
+        say(f"prerequisites failed: {error}")
+        raise SystemExit(1) from None
+    say("\n".join(f"prerequisites: {line}" for line in found))
 
 
 def hand_out(bundle: Output, parts: Mapping[str, Output], store: str) -> None:

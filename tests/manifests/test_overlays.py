@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -17,7 +18,7 @@ from onevision.cli import app
 from onevision.recipe import section_of
 from onevision.serving.config import ServingConfig
 from onevision.serving.telemetry import Telemetry
-from pipelines.submit import parse
+from pipelines.targets import DIGEST, TARGETS
 
 ROOT = Path(__file__).parents[2]
 if renderer() is None:
@@ -50,6 +51,25 @@ def test_alerts_read_only_series_that_the_server_exposes() -> None:
     assert read <= exposed()
 
 
+def test_the_dashboard_reads_only_series_that_there_are() -> None:
+    dashboard = json.loads((ROOT / "manifests/components/monitoring/dashboard.json").read_text())
+    expressions = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    expressions += [entry["expr"] for entry in dashboard["annotations"]["list"]]
+    read = {name for text in expressions for name in re.findall(r"\bonevision_\w+", text)}
+    assert len(read) >= 10
+    assert read <= exposed() | {
+        f"{name.removesuffix('_bucket')}{end}" for name in exposed() for end in ("_sum", "_count")
+    }
+    places = [(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in dashboard["panels"]]
+    assert len(set(places)) == len(places)
+
+
+def test_every_alert_that_is_asked_for_is_there() -> None:
+    names = {rule["alert"] for rule in alerts()}
+    for wanted in ("ChampionStale", "NightFailed", "CodebooksDrifted", "Slow", "Errors"):
+        assert f"OneVision{wanted}" in names
+
+
 def test_every_alert_has_its_section_in_the_runbook() -> None:
     headings = re.findall(r"^#+ (\w+)$", (ROOT / "docs" / "cluster.md").read_text(), re.MULTILINE)
     for rule in alerts():
@@ -63,7 +83,7 @@ def test_everything_is_in_the_two_namespaces(objects: list[Object]) -> None:
 
 def test_the_servers_options_are_those_of_the_command(objects: list[Object]) -> None:
     command: Any = typer.main.get_command(app)
-    servers = [pod for pod in pods(objects) if pod.serves]
+    servers = [pod for pod in pods(objects) if "onevision-serve" in pod.containers[0]["image"].replace("/", "-")]
     assert servers
     for pod in servers:
         words = pod.spec["containers"][0]["args"]
@@ -84,15 +104,18 @@ def test_the_tasks_of_the_night_run_in_the_image_that_submits_them(objects: list
 def test_the_night_submits_a_pipeline_with_the_arguments_that_it_takes(objects: list[Object]) -> None:
     nightly = pytest.importorskip("pipelines.nightly_refresh").nightly_refresh
     job = of_kind(objects, "CronJob")[0]["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"][0]
-    assert job["command"] == ["python", "-m", "pipelines.submit"]
-    asked = parse(job["args"])
-    assert asked.pipeline == "nightly_refresh"
+    assert job["command"] == ["onevision", "submit"]
+    command: Any = typer.main.get_command(app)
+    asked = command.commands["submit"].make_context("submit", list(job["args"])).params
+    assert asked["pipeline"] == "nightly_refresh"
     known = nightly.component_spec.inputs
-    assert set(known) >= {word.partition("=")[0] for word in asked.arguments}
-    given = {word.partition("=")[0] for word in asked.arguments}
+    given = {word.partition("=")[0] for word in asked["arguments"]}
+    assert set(known) >= given
     assert {name for name, entry in known.items() if not entry.optional} <= given
-    places = next(item for item in objects if item["kind"] == "ConfigMap")["data"]
+    places = next(item["data"] for item in of_kind(objects, "ConfigMap") if "BUNDLES" in item["data"])
     assert set(re.findall(r"\$\((\w+)\)", " ".join(job["args"]))) == set(places)
+    target = TARGETS[places["TARGET"]]
+    assert DIGEST in job["image"] or not target.by_digest
 
 
 def test_the_canary_differs_from_the_champion_in_bundle_and_share_alone() -> None:

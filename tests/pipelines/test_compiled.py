@@ -17,13 +17,16 @@ from kfp.pipeline_spec import pipeline_spec_pb2
 
 from components.readme import components, with_interface
 from onevision.stages import ALL_STAGES, NIGHT_STAGES, STAGES
-from pipelines.compile import COMPILED, compile_pipelines
+from pipelines.compile import COMPILED, PIPELINES, compile_pipelines
 from pipelines.settings import SETTINGS
 
 ROOT = COMPILED.parents[1]
 COMPILED_FILE = COMPILED / "full_training.yaml"
 PARAMETERS = {"snapshot", "snapshot_id", "run_date", "recipe", "overrides", "bundle_store"}
-CLOSING = "close-night"
+FIRST, CLOSING = "prerequisites", "close-night"
+MACHINES = "align-on-machines"
+BESIDES = {FIRST, CLOSING, MACHINES}
+"""Tasks that are no stages."""
 
 
 def first_document(file: Path) -> dict:
@@ -57,6 +60,14 @@ def test_the_committed_pipeline_is_what_the_sources_compile_to(tmp_path: Path) -
         assert file.read_bytes() == (COMPILED / file.name).read_bytes(), "run `make compile` and commit the result"
 
 
+@pytest.mark.parametrize("name", PIPELINES)
+def test_what_runs_on_one_machine_is_the_package_that_is_committed(name: str) -> None:
+    if os.environ.get("ONEVISION_IMAGE"):
+        pytest.skip("ONEVISION_IMAGE names another image than the committed file")
+    committed = next(yaml.safe_load_all((COMPILED / f"{name}.yaml").read_text()))
+    assert json_format.MessageToDict(PIPELINES[name].pipeline_spec) == committed
+
+
 def test_compiling_is_quick_and_takes_the_image_from_the_environment(tmp_path: Path) -> None:
     code = (
         "import sys, pathlib; from pipelines.compile import compile_pipelines\n"
@@ -82,7 +93,7 @@ def test_the_compiled_file_is_a_valid_pipeline(spec: dict) -> None:
 
 def test_there_is_a_task_a_stage_fed_by_the_stages_that_make_its_inputs(spec: dict) -> None:
     tasks = spec["root"]["dag"]["tasks"]
-    assert set(tasks) == set(STAGES)
+    assert set(tasks) == {FIRST, *STAGES}
     for name, stage in STAGES.items():
         artifacts = tasks[name].get("inputs", {}).get("artifacts", {})
         for key, source in artifacts.items():
@@ -107,7 +118,7 @@ def test_the_run_date_reaches_the_first_task(spec: dict) -> None:
 
 
 def test_every_task_has_the_settings_of_its_stage(spec: dict) -> None:
-    assert set(SETTINGS) == ALL_STAGES.keys() | {CLOSING}
+    assert set(SETTINGS) == ALL_STAGES.keys() | BESIDES
     for name, settings in ((name, SETTINGS[name]) for name in STAGES):
         task = spec["root"]["dag"]["tasks"][name]
         container = spec["deploymentSpec"]["executors"][f"exec-{name}"]["container"]
@@ -122,7 +133,7 @@ def test_the_sharded_pipeline_embeds_and_assigns_in_loops_and_is_the_same_otherw
     json_format.ParseDict(sharded, pipeline_spec_pb2.PipelineSpec())
     tasks = sharded["root"]["dag"]["tasks"]
     loops = {name: task for name, task in tasks.items() if "parameterIterator" in task}
-    assert set(tasks) - set(loops) == set(STAGES) - {"assign-ids"} | {"merge-embeddings", "merge-ids"}
+    assert set(tasks) - set(loops) == set(STAGES) - {"assign-ids"} | {"merge-embeddings", "merge-ids", FIRST}
     inside = [sharded["components"][task["componentRef"]["name"]]["dag"]["tasks"] for task in loops.values()]
     assert sorted(name for dag in inside for name in dag) == ["assign-shard", "embed-shard"]
     for dag in inside:
@@ -161,26 +172,37 @@ def test_the_night_keeps_the_champions_codebooks_and_goes_on_from_its_generator(
 def test_the_night_is_closed_whatever_happens_and_its_tasks_have_their_settings(night: dict) -> None:
     closing = night["root"]["dag"]["tasks"][CLOSING]
     assert closing["triggerPolicy"]["strategy"] == "ALL_UPSTREAM_TASKS_COMPLETED"
-    assert set(dag_of(night, "night")) == {"open-champion", "condition-2"}
+    assert set(dag_of(night, "night")) == {FIRST, "open-champion", "condition-2"}
     inside = dag_of(night, "refresh") | dag_of(night, "night")
     for name in inside.keys() & SETTINGS.keys():
-        assert inside[name]["retryPolicy"]["maxRetryCount"] == SETTINGS[name].retries
+        assert inside[name].get("retryPolicy", {}).get("maxRetryCount", 0) == SETTINGS[name].retries
         assert inside[name]["cachingOptions"].get("enableCache", False) is SETTINGS[name].cache
 
 
 def test_what_reads_or_moves_the_champion_is_never_cached() -> None:
     uncached = {name for name, settings in SETTINGS.items() if not settings.cache}
-    assert uncached == {"publish", *NIGHT_STAGES, CLOSING}
-    assert not any(ALL_STAGES[name].pure for name in uncached - {CLOSING})
+    assert uncached == {"publish", *NIGHT_STAGES, FIRST, CLOSING}
+    assert not any(ALL_STAGES[name].pure for name in uncached - BESIDES)
 
 
 def test_every_stage_has_a_component_with_its_inputs() -> None:
     found = {component.name: component.component_spec for component in components().values()}
-    assert set(found) == ALL_STAGES.keys() | {CLOSING}
+    assert set(found) == ALL_STAGES.keys() | BESIDES
     for name, stage in ALL_STAGES.items():
         given = {*stage.inputs, *stage.collected, *stage.optional} - {*(() if name != "merge-ids" else ("parent",))}
         assert {*given, "recipe", "overrides"} <= set(found[name].inputs)
         assert {"metrics", "report"} < set(found[name].outputs)
+
+
+def test_nothing_begins_before_the_prerequisites_are_there(spec: dict, night: dict) -> None:
+    sharded = next(yaml.safe_load_all((COMPILED / "sharded_training.yaml").read_text()))
+    for tasks, first in (
+        (spec["root"]["dag"]["tasks"], "validate"),
+        (sharded["root"]["dag"]["tasks"], "validate"),
+        (dag_of(night, "night"), "open-champion"),
+    ):
+        assert tasks[first]["dependentTasks"] == [FIRST]
+        assert [name for name, task in tasks.items() if not task.get("dependentTasks")] == [FIRST]
 
 
 @pytest.mark.parametrize("folder", components())
@@ -193,15 +215,3 @@ def test_components_import_nothing_but_kfp_at_their_top() -> None:
     for file in (ROOT / "components").glob("*/component.py"):
         top = [line for line in file.read_text().splitlines() if line.startswith(("import ", "from "))]
         assert {line.split()[1].split(".")[0] for line in top} == {"kfp", "components"}, file
-
-
-@pytest.mark.parametrize("file", sorted(COMPILED.glob("*.yaml")), ids=lambda file: file.stem)
-def test_publish_alone_gets_the_shared_stores_addresses_if_the_cluster_has_one(file: Path) -> None:
-    _, kubernetes = yaml.safe_load_all(file.read_text())
-    executors = kubernetes["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
-    assert list(executors) == ["exec-publish"]
-    (secret,) = executors["exec-publish"]["secretAsEnv"]
-    assert secret["optional"]
-    variables = set(re.findall(r"FEATURE_STORE_\w+", (ROOT / "feature_repo/feature_store.production.yaml").read_text()))
-    assert {pair["envVar"] for pair in secret["keyToEnv"]} == variables | {"FEATURE_STORE"}
-    assert all(pair["envVar"] == pair["secretKey"] for pair in secret["keyToEnv"])

@@ -31,15 +31,15 @@ def make_stage(run: Run, stage: str, **report: object) -> None:
 def test_a_failing_stage_is_named_with_its_reason_and_the_way_on(tmp_path: Path) -> None:
     shown: list[str] = []
     retries = [task.retry_policy.max_retry_count for task in full_training.pipeline_spec.root.dag.tasks.values()]
-    with pytest.raises(OneVisionError, match=r"stage 'validate' failed(.|\n)*same command again") as failure:
+    with pytest.raises(OneVisionError, match=r"stage 'prerequisites' failed(.|\n)*same command again") as failure:
         run_full_training(recipe="smoke", snapshot=str(tmp_path / "nowhere"), runs=tmp_path / "runs", show=shown.append)
-    assert "validate: started" in shown
-    assert f"validate failed: {tmp_path / 'nowhere'}: no such artifact folder" in shown
+    assert f"prerequisites failed: {tmp_path / 'nowhere'}: no manifest.json there" in "\n".join(shown)
+    assert "validate: started" not in shown
     assert "Traceback" not in "\n".join([*shown, str(failure.value)])
     assert not [line for line in shown if "executor_input" in line]
     (run,) = [path for path in (tmp_path / "runs").iterdir() if path.name.endswith("smoke")]
     assert "executor_input" in (run / "run.log").read_text()
-    assert "no such artifact folder" in (run / "report.html").read_text()
+    assert "no manifest.json there" in (run / "report.html").read_text()
     assert not (tmp_path / "runs" / LATEST).exists()
     assert CACHE_VARIABLE not in os.environ
     after = [task.retry_policy.max_retry_count for task in full_training.pipeline_spec.root.dag.tasks.values()]

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 pytest.importorskip("kfp")
+from onevision import cli
 from onevision.errors import OneVisionError
-from pipelines.submit import main, submit
+from pipelines.submit import submit
 
 DAY = date(2026, 1, 31)
 SETTINGS = {"day": DAY, "wait_hours": 0.5, "service_account": "somebody"}
@@ -19,28 +20,60 @@ SETTINGS = {"day": DAY, "wait_hours": 0.5, "service_account": "somebody"}
 class Client:
     """Stands for KFP's API server: keeps what is submitted, and says how it ended."""
 
-    def __init__(self, state: str = "SUCCEEDED", host: str = "") -> None:
-        self.state, self.runs, self.waited = state, [], 0
+    def __init__(self, state: str = "SUCCEEDED") -> None:
+        self.state, self.runs, self.waited = state, [], []
+
+    def create_experiment(self, name: str) -> Any:
+        return SimpleNamespace(experiment_id=f"id of {name}")
+
+    def list_runs(self, experiment_id: str, page_size: int, sort_by: str) -> Any:
+        assert (experiment_id, sort_by) == ("id of onevision", "created_at desc")
+        found = [
+            SimpleNamespace(run_id=f"r{number}", display_name=run["run_name"], state=self.state)
+            for number, run in enumerate(self.runs)
+        ]
+        return SimpleNamespace(runs=found[-page_size:] or None)  # as the API server says that there is none
 
     def create_run_from_pipeline_package(self, file: str, **run: Any) -> Any:
         with open(file) as stream:
             self.runs.append(run | {"compiled": stream.read()})
-        return SimpleNamespace(run_id="r1")
+        return SimpleNamespace(run_id=f"r{len(self.runs) - 1}")
 
     def wait_for_run_completion(self, run_id: str, timeout: int, sleep_duration: int) -> Any:
-        self.waited = timeout
+        self.waited.append((run_id, timeout))
         return SimpleNamespace(state=self.state)
 
 
 def test_the_pipeline_is_submitted_with_its_date_and_waited_for() -> None:
     client = Client()
     words = ["snapshot=gs://shop/{date}", "run_date={date}", 'shards=["1/2", "2/2"]']
-    assert submit(client, "sharded_training", words, **SETTINGS) == "SUCCEEDED"
+    assert submit(client, "sharded_training", words, **SETTINGS, image="registry/x@sha256:0") == "SUCCEEDED"
     (run,) = client.runs
     assert run["arguments"] == {"snapshot": "gs://shop/2026-01-31", "run_date": "2026-01-31", "shards": ["1/2", "2/2"]}
-    assert (run["run_name"], run["service_account"]) == ("sharded_training-2026-01-31", "somebody")
+    assert run["run_name"].startswith("sharded_training-2026-01-31-")
+    assert run["service_account"] == "somebody"
     assert "name: onevision-sharded-training" in run["compiled"]
-    assert client.waited == 1800
+    assert "image: registry/x@sha256:0" in run["compiled"]
+    assert client.waited == [("r0", 1800)]
+
+
+@pytest.mark.parametrize(("state", "runs"), [("RUNNING", 1), ("SUCCEEDED", 1), ("FAILED", 2), ("CANCELED", 2)])
+def test_a_date_is_submitted_again_only_if_it_failed(state: str, runs: int) -> None:
+    client = Client(state)
+    for _ in range(2):
+        submit(client, "full_training", ["snapshot=x", "run_date={date}"], **SETTINGS)
+    assert len(client.runs) == runs
+    assert client.waited[-1][0] == f"r{runs - 1}"
+    submit(client, "full_training", ["snapshot=y", "run_date={date}"], **SETTINGS)
+    submit(client, "full_training", ["snapshot=x", "run_date={date}"], **SETTINGS | {"day": date(2026, 2, 1)})
+    assert len({run["run_name"] for run in client.runs}) == 3
+
+
+def test_a_run_that_takes_too_long_is_named() -> None:
+    client = Client()
+    client.wait_for_run_completion = lambda *_, **__: (_ for _ in ()).throw(TimeoutError)  # type: ignore[method-assign]
+    with pytest.raises(OneVisionError, match=r"run r0 has not ended after 0\.5 hours"):
+        submit(client, "full_training", ["snapshot=x", "run_date=y"], **SETTINGS)
 
 
 @pytest.mark.parametrize(
@@ -61,7 +94,19 @@ def test_a_mistake_is_named_and_nothing_is_submitted(pipeline: str, words: list[
 
 
 @pytest.mark.parametrize(("state", "code"), [("SUCCEEDED", 0), ("FAILED", 1), ("CANCELED", 1)])
-def test_the_exit_code_is_the_runs(monkeypatch: pytest.MonkeyPatch, state: str, code: int) -> None:
-    monkeypatch.setattr("kfp.Client", lambda host: Client(state))
-    assert main(["full_training", "--host", "http://kfp", "snapshot=x", "run_date={date}"]) == code
-    assert main(["full_training", "--host", "http://kfp"]) == 1
+def test_the_exit_code_of_the_command_is_the_runs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], state: str, code: int
+) -> None:
+    client = Client(state)
+    monkeypatch.setattr("kfp.Client", lambda host: client)
+    words = ["submit", "full_training", "--host", "http://kfp", "--date", "2026-01-31", "snapshot=x", "run_date={date}"]
+    monkeypatch.setattr("sys.argv", ["onevision", *words])
+    if code:
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        assert stop.value.code == 1
+        assert f"of 2026-01-31 ended as {state}" in capsys.readouterr().err
+    else:
+        with pytest.raises(SystemExit, match="0"):
+            cli.main()
+    assert client.runs[0]["arguments"]["run_date"] == "2026-01-31"

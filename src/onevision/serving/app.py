@@ -48,6 +48,7 @@ def create_app(
         following.cancel()
         await asyncio.gather(following, return_exceptions=True)
         await engine.stop()
+        telemetry.tracing.stop()
 
     app = FastAPI(title="OneVision", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     add_handlers(app)
@@ -101,12 +102,14 @@ class Measured:
                 status = message["status"]
             await send(message)
 
-        try:
-            await self._app(scope, receive, watched)
-        except Exception:
-            status = 500
-            raise
-        finally:
-            route = getattr(scope.get("route"), "path", "other")
-            self._telemetry.requests.labels(route, str(status)).inc()
-            self._telemetry.seconds.labels(route).observe(time.perf_counter() - started)
+        with self._telemetry.tracing.request(scope) as span:
+            try:
+                await self._app(scope, receive, watched)
+            except Exception:
+                status = 500
+                raise
+            finally:
+                route = getattr(scope.get("route"), "path", "other")
+                self._telemetry.requests.labels(route, str(status)).inc()
+                self._telemetry.seconds.labels(route).observe(time.perf_counter() - started)
+                span |= {"http.route": route, "http.response.status_code": status}

@@ -11,14 +11,17 @@ import io
 import logging
 import shutil
 import time
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from onevision.artifacts import read_json
 from onevision.data.store import cached_download, is_remote, join, read_pointer
 from onevision.errors import ArtifactError, OneVisionError
 from onevision.features.definitions import UserSequences
+from onevision.publishing.bundle import METRICS
 from onevision.publishing.promotion import BUNDLES
 from onevision.serving.search import Searcher
 from onevision.serving.telemetry import Telemetry
@@ -100,7 +103,8 @@ class Champion:
         old, self.searcher = self.searcher, searcher
         self._telemetry.reloads.labels("loaded").inc()
         self._telemetry.checked.set(time.time())
-        self._telemetry.serve_bundle(searcher.bundle.identity, searcher.bundle.generation)
+        metrics = read_json(searcher.bundle.file(METRICS))
+        self._telemetry.serve_bundle(searcher.bundle.identity, searcher.bundle.generation, metrics)
         log.info("serving bundle %s, loaded in %.1f s", searcher.bundle.identity, time.perf_counter() - started)
         if old is not None and is_remote(place):
             shutil.rmtree(old.bundle.path, ignore_errors=True)  # its copy in the cache; its weights are in memory
@@ -115,6 +119,8 @@ class Champion:
         identity = pointer.get("bundle")
         if not isinstance(identity, str) or "/" in identity:
             raise ArtifactError(f"{self._store}: champion.json has no bundle's name under 'bundle': {identity!r}")
+        if pointer.get("history"):
+            self._telemetry.promoted.set(datetime.fromisoformat(pointer["history"][-1]["since"]).timestamp())
         return join(self._store, BUNDLES, identity), identity
 
 

@@ -118,7 +118,8 @@ class Engine:
                 (sequences, notes), pixels = await asyncio.gather(
                     self._timed("lookup", self._users.find(user_id)), self._decode(searcher, image)
                 )
-                answer = await self._batcher.submit(_Job(searcher, pixels, sequences, k, only))
+                with self._telemetry.tracing.span("rank"):  # the queue included
+                    answer = await self._batcher.submit(_Job(searcher, pixels, sequences, k, only))
         except TimeoutError:
             raise SlowAnswerError(f"no answer within {self._config.answer_timeout_s:g} s") from None
         if not answer.hits:
@@ -132,7 +133,7 @@ class Engine:
         return await self._timed("decode", decoding)
 
     async def _timed(self, stage: str, work: Awaitable[T]) -> T:
-        with self._telemetry.stage.labels(stage).time():
+        with self._telemetry.stage.labels(stage).time(), self._telemetry.tracing.span(stage):
             return await work
 
     def _rank(self, jobs: Sequence[_Job]) -> list[Answer | Exception]:

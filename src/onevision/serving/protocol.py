@@ -96,7 +96,7 @@ def router(engine: Engine, config: ServingConfig) -> APIRouter:
             ],
         }
 
-    @routes.post(f"{model}/infer")
+    @routes.post(f"{model}/infer", openapi_extra={"requestBody": _inference_body()})
     async def infer(request: Request) -> JSONResponse:
         with engine.admit():
             asked = await _read(request, config)
@@ -117,6 +117,20 @@ def router(engine: Engine, config: ServingConfig) -> APIRouter:
         return JSONResponse(body)
 
     return routes
+
+
+def _inference_body() -> dict[str, Any]:
+    """The body of an infer request for /openapi.json, where a schema has no definitions of its own."""
+    schema = Inference.model_json_schema()
+    parts = schema.pop("$defs")
+
+    def inline(node: Any) -> Any:
+        if isinstance(node, dict):
+            named = node.get("$ref")
+            return inline(parts[named.rpartition("/")[2]]) if named else {key: inline(node[key]) for key in node}
+        return [inline(part) for part in node] if isinstance(node, list) else node
+
+    return {"required": True, "content": {"application/json": {"schema": inline(schema)}}}
 
 
 async def _read(request: Request, config: ServingConfig) -> Inference:

@@ -18,6 +18,7 @@ from onevision.serving.config import ServingConfig
 from onevision.serving.engine import Engine
 from onevision.serving.page import ShopWindow
 from onevision.serving.telemetry import Telemetry
+from onevision.serving.tracing import Tracing
 from onevision.serving.users import Sequences, UserLookup
 
 log = logging.getLogger(__name__)
@@ -52,7 +53,7 @@ def make_app(sources: Sources, config: ServingConfig, failed: Callable[[BaseExce
     Raises:
         OneVisionError: a source that is missing or named twice.
     """
-    telemetry = Telemetry()
+    telemetry = Telemetry(Tracing.from_environment())
     champion = Champion(sources.bundle, sources.store, batch=config.max_batch, telemetry=telemetry)
     if sources.users is not None:
         telemetry.features_as_of.set(sources.users.as_of.timestamp())

@@ -1,0 +1,1 @@
+"""Component of the stage `open-champion`."""

@@ -1,0 +1,69 @@
+"""Bodies that Schemathesis makes from the server's own description, right and wrong ones (`make fuzz` for many)."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from schemathesis import GenerationMode
+from support.servers import RunningServer
+
+ROUTES = ("/search", "/v2/models/onevision/infer")
+LEAK_MB = 200
+"""What a server may grow by under all bodies; the test shares its process."""
+
+
+@pytest.fixture(scope="module")
+def server(bundle: Path) -> Iterator[RunningServer]:
+    running = RunningServer(bundle=str(bundle), settings={"max_body_mb": 0.5, "max_pixels": 4_000_000})
+    yield running.wait_until_ready()
+    running.stop()
+
+
+@pytest.mark.timeout(7200)
+def test_no_fuzzed_body_is_the_servers_mistake(server: RunningServer, pytestconfig: pytest.Config) -> None:
+    schema = schemathesis.openapi.from_url(f"{server.url}/openapi.json")
+    examples = pytestconfig.getoption("--bodies") // (2 * len(ROUTES))
+    answers: Counter[int] = Counter()
+    wrong: list[str] = []
+    process = psutil.Process()
+    threads, memory = threading.active_count(), process.memory_info().rss
+
+    def check(case: Any) -> None:
+        answer = case.call(base_url=server.url)
+        answers[answer.status_code] += 1
+        structured = answer.status_code == 200 or "error" in answer.json()
+        if answer.status_code >= 500 or not structured or "Traceback" in answer.text:
+            wrong.append(f"{case.as_curl_command()}: {answer.status_code} {answer.text[:200]}")
+
+    for route in ROUTES:
+        for mode in GenerationMode.POSITIVE, GenerationMode.NEGATIVE:
+
+            @seed(20261121)
+            @settings(
+                max_examples=examples,
+                deadline=None,
+                database=None,
+                phases=[Phase.generate],
+                suppress_health_check=list(HealthCheck),
+            )
+            @given(case=schema[route]["POST"].as_strategy(generation_mode=mode))
+            def send(case: Any) -> None:
+                check(case)
+
+            send()
+    print(f"{sum(answers.values())} bodies: {dict(sorted(answers.items()))}")
+    assert wrong == []
+    assert sum(answers.values()) >= 2 * len(ROUTES) * examples * 0.9
+    assert len(answers) >= 3, "the bodies do not reach far"
+    assert server.client.get("/v2/health/ready").status_code == 200
+    assert server.metric("onevision_pending_photos") == 0
+    assert threading.active_count() <= threads + 8
+    assert process.memory_info().rss - memory < LEAK_MB * 1e6
