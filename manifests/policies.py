@@ -170,7 +170,8 @@ def references_hold(objects: list[Object]) -> Iterator[str]:
         yield from wanted(pod.owner, "ServiceAccount", pod.spec.get("serviceAccountName", ""))
         for container in pod.containers:
             for source in container.get("envFrom", []):
-                yield from wanted(pod.owner, "ConfigMap", source["configMapRef"]["name"])
+                if "configMapRef" in source:  # secrets are made in the cluster
+                    yield from wanted(pod.owner, "ConfigMap", source["configMapRef"]["name"])
         mounts = {mount["name"] for container in pod.containers for mount in container.get("volumeMounts", [])}
         claimed = [claim["metadata"]["name"] for claim in pod.owner["spec"].get("volumeClaimTemplates", [])]
         if mounts != {*claimed, *(volume["name"] for volume in pod.spec.get("volumes", []))}:
