@@ -28,8 +28,9 @@ def serve(
 ) -> None:
     """Serve a bundle over HTTP: searches, a search page, the open inference protocol, and metrics."""
     try:
-        from onevision.serving.server import Sources, open_users
+        from onevision.serving.server import Sources
         from onevision.serving.server import serve as run
+        from onevision.serving.users import open_users
     except ModuleNotFoundError as error:
         if error.name not in ("fastapi", "uvicorn", "prometheus_client", "starlette"):
             raise
@@ -38,5 +39,4 @@ def serve(
     from onevision.serving.config import ServingConfig
 
     config = section_of(ServingConfig, overrides or [])
-    users = open_users(features) if features else None
-    run(Sources(bundle, store, users, snapshot), config, host=host, port=port)
+    run(Sources(bundle, store, open_users(features), snapshot), config, host=host, port=port)

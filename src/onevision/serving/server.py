@@ -5,13 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import uvicorn
 from fastapi import FastAPI
 
-from onevision.data.store import cached_download, is_remote
-from onevision.features.online import OnlineFeatures
 from onevision.serving.app import create_app
 from onevision.serving.champion import Champion
 from onevision.serving.config import ServingConfig
@@ -40,13 +37,6 @@ class Sources:
     snapshot: str | None = None
 
 
-def open_users(features: str) -> OnlineFeatures:
-    """The online store of a `features` artifact, a folder or gs://bucket/prefix, after a first read (the slow one)."""
-    users = OnlineFeatures.open(cached_download(features) if is_remote(features) else Path(features))
-    users.sequences("")
-    return users
-
-
 def make_app(sources: Sources, config: ServingConfig, failed: Callable[[BaseException], None]) -> FastAPI:
     """The application for these sources; nothing is loaded before it is started, but the snapshot's tables.
 
@@ -55,8 +45,8 @@ def make_app(sources: Sources, config: ServingConfig, failed: Callable[[BaseExce
     """
     telemetry = Telemetry(Tracing.from_environment())
     champion = Champion(sources.bundle, sources.store, batch=config.max_batch, telemetry=telemetry)
-    if sources.users is not None:
-        telemetry.features_as_of.set(sources.users.as_of.timestamp())
+    if (store := sources.users) is not None:
+        telemetry.features_as_of.set_function(lambda: store.as_of.timestamp())
     users = UserLookup(
         sources.users,
         timeout=config.lookup_timeout_ms / 1000,
