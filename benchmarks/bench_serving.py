@@ -55,10 +55,10 @@ class Running:
     ready_s: float
 
     def metric(self, name: str) -> float:
-        """The value of a series at /metrics."""
+        """The value of a series at /metrics; 0 if there is none."""
         with urllib.request.urlopen(f"{self.url}/metrics") as answer:
             lines = answer.read().decode().splitlines()
-        return float(next(line for line in lines if line.startswith(f"{name} ")).rpartition(" ")[2])
+        return next((float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"{name} ")), 0.0)
 
 
 @contextmanager
@@ -163,10 +163,11 @@ def long_run(
 
         tally = asyncio.run(run())
         loaded = running.metric('onevision_reloads_total{outcome="loaded"}') - 1
+        failed = running.metric('onevision_reloads_total{outcome="failed"}')
     quarters = [float(np.median(part)) for part in np.array_split(memory, 4)]
     requests = sum(tally.answers.values())
     print(
-        f"{minutes:g} minutes at {rate:.1f} requests a second, {loaded:.0f} reloads: {requests} requests, "
+        f"{minutes:g} minutes at {rate:.1f} requests a second, {loaded:.0f} of {reloads} reloads: {requests} requests, "
         f"{requests - tally.answers[200]} not answered, p99 {tally.quantiles()['p99']:.0f} ms, memory by quarter "
         f"{', '.join(f'{part:.0f}' for part in quarters)} MB"
     )
@@ -176,6 +177,7 @@ def long_run(
         "requests": requests,
         "not_answered": requests - tally.answers[200],
         "reloads": loaded,
+        "reloads_failed": failed,
         "bundles": dict(tally.bundles),
         **tally.quantiles(),
         "memory_mb_by_quarter": quarters,

@@ -45,7 +45,7 @@ def train(client: Any, image: str, folder: Path) -> Path:
     if code := run_to_its_end(client, image, make, mount, network_mode="none", **BARE):
         sys.exit(f"{' '.join(make)}: exit code {code}")
     pipeline = trace(full_training, "local", image)
-    local.init(local.DockerRunner(network_mode="none", **BARE), pipeline_root=str(folder / "stages"))
+    local.init(local.DockerRunner(network_mode="none", **BARE), pipeline_root=str(folder))  # all that tasks see
     day = datetime.now(UTC).date().isoformat()
     given = {"run_date": day, "recipe": RECIPE, "bundle_store": str(store)}
     with exit_codes_count(), without_retries(pipeline):
@@ -56,7 +56,7 @@ def train(client: Any, image: str, folder: Path) -> Path:
         else:
             sys.exit("a pipeline without a snapshot succeeded: exit codes of containers are lost")
         pipeline(snapshot=str(snapshot), **given)
-    (bundle,) = folder.glob("stages/*/publish/bundle")
+    (bundle,) = folder.glob("*/publish/bundle")
     return bundle
 
 
