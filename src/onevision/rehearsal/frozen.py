@@ -1,7 +1,8 @@
 """The champion of every night beside the one of night 0: what the nights were good for.
 
-Both answer the searches of a day that neither has seen, with what was known of the shopper then. Every search is asked
-once, on the first night that is measured after it. The bundle of night 0 cannot find what entered later.
+Both answer the searches of a day that neither has seen, with what was known of the shopper then. A search is asked
+once, on the first night that is measured after its day; one that is delivered later than that is not. The bundle of
+night 0 cannot find what entered later.
 """
 
 from __future__ import annotations
