@@ -30,6 +30,9 @@ READ = (*FEATURES[:6], "taste", "choice", *RATES)
 HIDDEN = 16
 BATCH_SIZE, EPOCHS, LEARNING_RATE, WEIGHT_DECAY = 1024, 8, 5e-3, 1e-2
 WEIGHTS = "reward.safetensors"
+UNKNOWN_OF_NEW = [READ.index("popularity"), *range(len(READ) - len(RATES), len(READ))]
+HIDDEN_SHARE = 0.2
+"""Of the pairs in training what is known of the item is hidden, or nothing would be learnt of items that are new."""
 LEAST = 1e-6
 """Of a probability, before its logarithm is taken."""
 
@@ -107,7 +110,10 @@ class RewardModel(nn.Module):
         optimizer = torch.optim.AdamW(self.heads.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
         for _ in range(EPOCHS):
             for batch in torch.randperm(len(features), generator=generator).split(BATCH_SIZE):
-                loss = reward_loss(self(features[batch]), labels[batch])
+                read = features[batch]
+                hidden = torch.rand(len(batch), 1, generator=generator) < HIDDEN_SHARE
+                read[:, UNKNOWN_OF_NEW] = read[:, UNKNOWN_OF_NEW].masked_fill(hidden, 0.0)
+                loss = reward_loss(self(read), labels[batch])
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 optimizer.step()

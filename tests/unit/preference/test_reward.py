@@ -12,7 +12,7 @@ from onevision.errors import ArtifactError
 from onevision.features.queries import QuerySet
 from onevision.generator.choice import ChoiceModel, item_table
 from onevision.preference.rates import corrected_rates, item_counts, outcomes_of
-from onevision.preference.reward import READ, RewardModel, click_probabilities, reward_loss
+from onevision.preference.reward import READ, UNKNOWN_OF_NEW, RewardModel, click_probabilities, reward_loss
 from onevision.preference.reward_fitting import fit_reward, shown_pairs
 from onevision.preference.slates import Slates, make_slates
 
@@ -137,3 +137,19 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "reward.safetensors").write_bytes(b"no")
     with pytest.raises(ArtifactError, match="reward"):
         RewardModel.from_pretrained(tmp_path)
+
+
+def test_of_a_new_item_it_is_not_believed_that_nobody_wants_it() -> None:
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(15000, len(READ), generator=generator)
+    popularity = features[:, UNKNOWN_OF_NEW[0]].clone()
+    features[:, UNKNOWN_OF_NEW] += 3
+    truth = (2 * features[:, 0] - 1 + 1.5 * popularity).sigmoid()
+    clicked = torch.bernoulli(truth, generator=generator)
+    model = RewardModel(torch.ones(1, 4)).fit(features, torch.stack([clicked, clicked], 1), 0)
+    new = features.clone()
+    new[:, UNKNOWN_OF_NEW] = 0  # as far below the usual as an item can be
+    predicted = model(new)[:, 0].sigmoid()
+    assert predicted.mean().item() == pytest.approx(truth.mean().item(), abs=0.08)
+    likely = features[:, 0] > 0
+    assert predicted[likely].mean() > predicted[~likely].mean() + 0.3
