@@ -72,7 +72,7 @@ def test_a_task_of_kfp_fails_with_its_container(
         assert handler.run() is expected
     assert docker_task_handler.run_docker_container is theirs
     assert engine.asked["cap_drop"] == ["ALL"]
-    assert engine.asked["volumes"] == {"/tmp/root": {"bind": "/tmp/root", "mode": "rw"}}
+    assert engine.asked["volumes"]["/tmp/root"] == {"bind": "/tmp/root", "mode": "rw"}
 
 
 def test_containers_have_nothing_that_they_do_not_need() -> None:
