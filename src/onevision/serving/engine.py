@@ -19,7 +19,7 @@ from onevision.features.definitions import UserSequences
 from onevision.serving.batching import Batcher
 from onevision.serving.champion import Champion
 from onevision.serving.config import ServingConfig
-from onevision.serving.search import Answer, Searcher
+from onevision.serving.search import Answer, Searcher, only_matches
 from onevision.serving.telemetry import Telemetry
 from onevision.serving.users import UserLookup
 
@@ -122,9 +122,12 @@ class Engine:
                     answer = await self._batcher.submit(_Job(searcher, pixels, sequences, k, only))
         except TimeoutError:
             raise SlowAnswerError(f"no answer within {self._config.answer_timeout_s:g} s") from None
+        answer = replace(answer, notes=notes)
+        if self._config.no_match_below and all(hit.click_probability is not None for hit in answer.hits):
+            answer = only_matches(answer, self._config.no_match_below)
         if not answer.hits:
             self._telemetry.empty.inc()
-        return replace(answer, notes=notes), searcher
+        return answer, searcher
 
     async def _decode(self, searcher: Searcher, image: bytes) -> NDArray[np.uint8]:
         decoding = asyncio.get_running_loop().run_in_executor(

@@ -85,6 +85,19 @@ def test_filters_are_the_searchers(server: RunningServer, searcher: Searcher, ph
     assert "no item is of category 'hats'" in refused.json()["error"]["message"]
 
 
+def test_what_nobody_would_click_is_left_out_where_the_server_is_told_so(
+    serve: Serve, bundle: Path, searcher: Searcher, photo: bytes
+) -> None:
+    best = searcher.answer(photo, None, 20).hits
+    chances = sorted({hit.click_probability for hit in best if hit.click_probability is not None})
+    assert len(chances) > 1
+    strict = serve(bundle=str(bundle), settings={"no_match_below": (chances[0] + chances[-1]) / 2})
+    found = strict.search(photo, k=20).json()["hits"]
+    wanted = [hit.item_id for hit in best if (hit.click_probability or 0) > (chances[0] + chances[-1]) / 2]
+    assert [hit["item_id"] for hit in found] == wanted
+    assert 0 < len(wanted) < len(best)
+
+
 def test_concurrent_requests_are_answered_as_alone_and_in_batches(
     serve: Serve, bundle: Path, searcher: Searcher, photos: list[bytes]
 ) -> None:
