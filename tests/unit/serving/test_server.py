@@ -6,6 +6,7 @@ import base64
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -85,17 +86,21 @@ def test_filters_are_the_searchers(server: RunningServer, searcher: Searcher, ph
     assert "no item is of category 'hats'" in refused.json()["error"]["message"]
 
 
+@pytest.mark.parametrize(("threshold", "left"), [(0.3, 3), (0.99, 1), (0.0, 7)])
 def test_what_nobody_would_click_is_left_out_where_the_server_is_told_so(
-    serve: Serve, bundle: Path, searcher: Searcher, photo: bytes
+    serve: Serve, bundle: Path, photo: bytes, monkeypatch: pytest.MonkeyPatch, threshold: float, left: int
 ) -> None:
-    best = searcher.answer(photo, None, 20).hits
-    chances = sorted({hit.click_probability for hit in best if hit.click_probability is not None})
-    assert len(chances) > 1
-    strict = serve(bundle=str(bundle), settings={"no_match_below": (chances[0] + chances[-1]) / 2})
-    found = strict.search(photo, k=20).json()["hits"]
-    wanted = [hit.item_id for hit in best if (hit.click_probability or 0) > (chances[0] + chances[-1]) / 2]
-    assert [hit["item_id"] for hit in found] == wanted
-    assert 0 < len(wanted) < len(best)
+    rank = Searcher.rank
+
+    def judged(*arguments: Any, **options: Any) -> list[Any]:
+        return [
+            replace(answer, hits=[replace(hit, click_probability=1 / n) for n, hit in enumerate(answer.hits, 1)])
+            for answer in rank(*arguments, **options)
+        ]
+
+    monkeypatch.setattr(Searcher, "rank", judged)
+    server = serve(bundle=str(bundle), settings={"no_match_below": threshold})
+    assert len(server.search(photo, k=7).json()["hits"]) == left
 
 
 def test_concurrent_requests_are_answered_as_alone_and_in_batches(
