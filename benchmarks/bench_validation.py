@@ -48,11 +48,12 @@ def write_snapshot(folder: Path, events: int, seed: int = 7) -> None:
         f"FROM range({ITEMS}) UNION ALL SELECT 'photo-' || range, NULL, 'user_photo', {born} FROM range({PHOTOS})",
         "users": f"SELECT 'user-' || range AS user_id, {born}, NULL AS segment FROM range({USERS})",
     }
+    moment = f"(n::HUGEINT * {29 * 86_400_000_000} // {events})::BIGINT"
     log = f"""
         SELECT
             CASE n % {ONE_IN} WHEN 11 THEN NULL ELSE format('event-{{:010d}}', n - (n % {ONE_IN} = 21)::INT) END
                 AS event_id,
-            TIMESTAMPTZ '{BEGIN.isoformat()}' + to_microseconds(n * {29 * 86_400_000_000} // {events})
+            TIMESTAMPTZ '{BEGIN.isoformat()}' + to_microseconds({moment})
                 + CASE n % {ONE_IN} WHEN 31 THEN INTERVAL 9 DAY * 9 ELSE INTERVAL 0 DAY END AS ts,
             CASE n % {ONE_IN} WHEN 12 THEN NULL WHEN 41 THEN 'nobody' ELSE 'user-' || hash(n // 5, {seed}) % {USERS} END
                 AS user_id,
