@@ -1,7 +1,7 @@
-"""Augmentation of training pictures: mirrored, shifted, scaled and turned a little, as shoppers hold their phones.
+"""Augmentation of pictures: mirrored, shifted, scaled and turned a little, as shoppers hold their phones.
 
 Without it the encoder learns its training photos by heart, and the generator, which sees their vectors, learns from
-photos that are easier than any it will meet.
+photos that are easier than any it will meet. A trained encoder looks at a picture and at one fixed copy of it.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ SCALE = 1.16
 """It is scaled by at most this factor, up or down."""
 TURN = np.deg2rad(10)
 """It is turned by up to this angle, both ways."""
+
+SECOND_LOOK = ((-0.875, 0.0, 0.0), (0.0, 0.875, 0.0))
+"""What a picture is looked at once more as: mirrored, and enlarged so that a sixteenth is cut off each side."""
 
 
 def draw_moves(count: int, rng: np.random.Generator) -> NDArray[np.float32]:
@@ -37,3 +40,8 @@ def move(pixels: Tensor, moves: Tensor) -> Tensor:
     grid = F.affine_grid(moves, list(channels_first.shape), align_corners=False)
     moved = F.grid_sample(channels_first, grid, padding_mode="border", align_corners=False)
     return moved.round_().to(torch.uint8).permute(0, 2, 3, 1)
+
+
+def second_look(pixels: Tensor) -> Tensor:
+    """The other look at pictures (N, S, S, 3) uint8; the same shape and type."""
+    return move(pixels, torch.tensor(SECOND_LOOK, device=pixels.device).expand(len(pixels), 2, 3))

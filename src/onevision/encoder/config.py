@@ -38,6 +38,10 @@ class EncoderConfig(Section):
         "affine",
         description="affine mirrors, shifts, scales and turns training pictures, so that they are not learnt by heart",
     )
+    test_time_augmentation: bool = Field(
+        True,
+        description="embed a picture as the mean of two looks at it: as it is, and mirrored and enlarged a little",
+    )
     precision: Precision = Field("auto", description="of training; auto: bf16 where CPU or GPU has it natively")
     steps: int = Field(1400, ge=1, description="optimiser steps")
     checkpoint_every: int = Field(

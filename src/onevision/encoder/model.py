@@ -16,9 +16,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from onevision.artifacts import read_json, write_json
+from onevision.encoder.augmentation import second_look
 from onevision.encoder.backbone import TransformersTower
 from onevision.encoder.config import EncoderConfig
-from onevision.encoder.towers import EfficientNetLite2Tower, SmallConvTower
+from onevision.encoder.towers import EfficientNetLite2Tower, SmallConvTower, TowerOutput
 from onevision.errors import ArtifactError
 
 EMBED_BATCH = 256
@@ -113,9 +114,16 @@ class Encoder(nn.Module):
         """Map embeddings (N, d) by LDA, if the recipe asks for it; until it is fitted the map is the identity."""
         return embedding if self.lda is None else F.normalize(embedding @ self.lda, dim=1)
 
+    def look(self, pixels: Tensor) -> TowerOutput:
+        """The tower's patch tokens of pictures (N, S, S, 3), and its pooled vectors: means over all looks at them."""
+        if not self.config.test_time_augmentation:
+            return self.tower(pixels)
+        tokens, pooled = self.tower(torch.cat([pixels, second_look(pixels)]))
+        return TowerOutput(tokens[: len(pixels)], pooled.unflatten(0, (2, -1)).mean(0))
+
     def forward(self, pixels: Tensor, known: Tensor) -> EncoderOutput:
         """Run uint8 pixels (N, S, S, 3) with known category rows (N,), -1 for unknown."""
-        tokens, pooled = self.tower(pixels)
+        tokens, pooled = self.look(pixels)
         embedding, logits = self.fuse(pooled, known)
         return EncoderOutput(embedding, logits, tokens)
 

@@ -181,7 +181,7 @@ def _train_frozen(
 ) -> tuple[LossCurve, Embedded]:
     """Run the frozen tower once over every picture, train the head on what it gives."""
     outputs = [
-        encoder.tower(torch.from_numpy(pixels).to(group.device))
+        encoder.look(torch.from_numpy(pixels).to(group.device))
         for pixels, _ in _picture_batches(encoder, shop, pictures, group, "tower")
     ]
     bounds = split_rows(len(pictures.table), group.size)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from onevision.encoder.augmentation import SCALE, SHIFT, TURN, draw_moves, move
+from onevision.encoder.augmentation import SCALE, SHIFT, TURN, draw_moves, move, second_look
 
 IDENTITY = torch.tensor([[[1.0, 0, 0], [0, 1, 0]]])
 
@@ -49,3 +49,13 @@ def test_moves_stay_within_their_limits_and_reach_near_them() -> None:
 
 def test_a_seed_draws_the_same_moves() -> None:
     assert np.array_equal(draw_moves(5, np.random.default_rng(1)), draw_moves(5, np.random.default_rng(1)))
+
+
+def test_the_second_look_mirrors_and_cuts_a_sixteenth_off_each_side() -> None:
+    wide = torch.arange(64, dtype=torch.uint8).mul(2).repeat(64, 1)[None, :, :, None].repeat(1, 1, 1, 3)
+    seen = second_look(wide)
+    assert seen.shape == wide.shape
+    row = seen[0, 32, :, 0].float()
+    assert (row.diff() <= 0).all()  # mirrored
+    assert abs(row[0].item() - 2 * 59.5) <= 1  # 60 of 64 columns are left, between 4 and 60
+    assert abs(row[-1].item() - 2 * 3.5) <= 1

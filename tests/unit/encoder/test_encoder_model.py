@@ -5,6 +5,7 @@ import pyarrow as pa
 import pytest
 import torch
 
+from onevision.encoder.augmentation import second_look
 from onevision.encoder.config import EncoderConfig
 from onevision.encoder.model import Encoder
 from onevision.encoder.retrieval import nearest_items
@@ -105,3 +106,26 @@ def test_only_training_pictures_are_drawn_and_unknown_photos_join_what_was_click
 def test_too_few_products_is_a_clear_error() -> None:
     with pytest.raises(OneVisionError, match="at least 2"):
         collect_views(table([("a", "i0", "main")]), {"a"}, pa.Table.from_pylist([click("a", "i0", "i0")]))
+
+
+def test_a_picture_is_the_mean_of_two_looks_at_it(encoder: Encoder, pixels: np.ndarray) -> None:
+    one = torch.from_numpy(pixels)
+    other = second_look(one)
+    with torch.inference_mode():
+        first, second = encoder.tower(one), encoder.tower(other)
+        one_look, expected = (
+            encoder.fuse(pooled, torch.full((10,), -1))[0].numpy()
+            for pooled in (first.pooled, (first.pooled + second.pooled) / 2)
+        )
+    seen = encoder.embed(pixels)
+    np.testing.assert_allclose(seen.embedding, expected, atol=1e-5)
+    np.testing.assert_allclose(seen.tokens, first.tokens.numpy(), atol=2e-3)  # half precision
+    assert not np.allclose(seen.embedding, one_look, atol=1e-3)
+
+
+def test_without_test_time_augmentation_a_picture_is_looked_at_once(pixels: np.ndarray) -> None:
+    torch.manual_seed(0)
+    plain = Encoder(CONFIG.model_copy(update={"test_time_augmentation": False}), ["bags", "shoes"]).eval()
+    with torch.inference_mode():
+        expected = plain.fuse(plain.tower(torch.from_numpy(pixels)).pooled, torch.full((10,), -1))[0].numpy()
+    np.testing.assert_allclose(plain.embed(pixels).embedding, expected, atol=1e-6)
