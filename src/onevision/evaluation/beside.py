@@ -17,7 +17,7 @@ from onevision.artifacts import Artifact, open_artifact
 from onevision.evaluation.comparison import PLACES, Comparison
 from onevision.evaluation.gate import CHALLENGER, ITEMS_MOVED
 from onevision.evaluation.items import UNKNOWN, Items
-from onevision.evaluation.systems import Clock, System
+from onevision.evaluation.systems import PAGE, Clock, System
 from onevision.features.queries import QuerySet
 from onevision.metrics import hit_rate, mean_interval, mrr
 from onevision.semantic_ids.lookup import diff
@@ -51,7 +51,7 @@ class Beside:
         ranker = GeneratorRanker.open(*parts)
         width = int(champion.extra["beam_width"])
         ranking = ranker.rank(queries, width, PLACES, progress=CHAMPION)
-        latency = clock.time(lambda row: ranker.rank(queries.take([row]), width, PLACES))
+        latency = clock.time(lambda row: ranker.rank(queries.take([row]), width, PAGE))
         ids = ranker.catalogue.item_ids
         row_of = np.array([*(items.row(item) for item in ids), UNKNOWN])  # -1, nothing found, is the last one
         changed = diff(open_artifact(parts[1]), open_artifact(semantic_ids)).counts

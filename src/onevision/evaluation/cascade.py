@@ -99,17 +99,23 @@ class Cascade:
         return self
 
     def rank(self, searches: Searches, k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """The `k` best items of each search: rows (Q, k), -1 where there are no more, and the ranker's scores."""
+        """The `k` best items of each search: rows (Q, k), -1 where there are no more, and the ranker's scores.
+
+        Behind what is ranked come the next of the recall, in its order, with the score -inf.
+        """
         rows = np.full((len(searches), k), -1, dtype=np.int64)
         scores = np.full((len(searches), k), -np.inf, dtype=np.float32)
-        recalled = self._dense.search(searches.embedding, self._candidates)[0]
-        for row, found in enumerate(tqdm(recalled, desc="cascade", unit="search", disable=None)):
+        recalled = self._dense.search(searches.embedding, max(self._candidates, k))[0]
+        for row, nearest in enumerate(tqdm(recalled, desc="cascade", unit="search", disable=None)):
+            found, rest = nearest[: self._candidates], nearest[self._candidates :]
             candidates = found[found >= 0]
             features = self._builder.build(searches, row, candidates, found)
             score = np.asarray(self._ranker.predict(features, num_threads=1))
             order = np.argsort(-score, kind="stable")[:k]  # ties keep the order of recall
             rows[row, : len(order)] = candidates[order]
             scores[row, : len(order)] = score[order]
+            rest = rest[: k - len(order)]
+            rows[row, len(order) : len(order) + len(rest)] = rest
         return rows, scores
 
     def importance(self) -> dict[str, float]:

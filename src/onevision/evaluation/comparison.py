@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from onevision.metrics import Interval, first_rank, hit_rate, mean_intervals, mrr, ndcg, recall
 from onevision.report import ReportTable
 
-PLACES = 50
-"""Length of every ranking that is compared."""
-HIT_RATES = (1, 5, 10, 50)
+PLACES = 350
+"""Length of every ranking that is compared: as many as the cascade of the paper hands to its last stage."""
+HIT_RATES = (1, 5, 10, 50, 350)
 SLICE_METRICS = ("hr@10", "mrr@10")
 DIFFERENCE_METRICS = ("hr@1", "hr@10", "hr@50", "mrr@10", "ndcg@10", "order_ndcg@10")
 ORDER_GAIN = 2.0
@@ -62,7 +62,7 @@ def measure(
     """Every metric of one ranking, one value a query.
 
     Args:
-        items: (Q, PLACES) item rows, best first, -1 where there is none.
+        items: (Q, k) item rows, best first, -1 where there is none; hit rates of more than k places are left out.
         bucket: (I,) number of each item's semantic ID, for `sid_hr@10`.
     """
     wanted = _distinct([[*c, *o] for c, o in zip(truth.clicked, truth.ordered, strict=True)])
@@ -70,7 +70,7 @@ def measure(
         [ORDER_GAIN if item in ordered else 1.0 for item in row]
         for row, ordered in zip(wanted, truth.ordered, strict=True)
     ]
-    values = {f"hr@{k}": hit_rate(items, truth.relevant, k) for k in HIT_RATES}
+    values = {f"hr@{k}": hit_rate(items, truth.relevant, k) for k in HIT_RATES if k <= items.shape[1]}
     values["mrr@10"] = mrr(items, truth.relevant, 10)
     values["ndcg@10"] = ndcg(items, truth.relevant, 10)
     values["recall@10"] = recall(items, truth.clicked, 10)
@@ -166,7 +166,7 @@ class Comparison:
 
     def table(self, title: str = "Systems on the same queries") -> ReportTable:
         """Every metric of every system with its interval, in percent."""
-        names = list(next(iter(self.values.values())))
+        names = list(dict.fromkeys(name for columns in self.values.values() for name in columns))
         rows = []
         for system in self.values:
             intervals = self.intervals(system)

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 ORACLES = {"oracle_with_taste": "with_taste", "oracle_visual": "visual_only"}
 """System -> column of the synthetic shop's `oracle_queries.parquet`."""
+PAGE = 50
+"""Items that a system is asked for when it is timed."""
 
 
 @dataclass
@@ -39,7 +41,7 @@ class System:
     """One system's answers.
 
     Attributes:
-        items: (Q, PLACES) item rows, best first, -1 where there is none.
+        items: (Q, PLACES) item rows, best first, -1 where there is none; an oracle names fewer.
         invalid_rate: share of beams that were no item; None for systems that cannot write one.
         latency: `latency_ms_p50`, ... of one query at batch size 1; empty where it was not timed.
     """
@@ -89,13 +91,13 @@ def train_cascade(
 def dense_system(dense: DenseSearch, searches: Searches, clock: Clock) -> System:
     """Nearest neighbours; timed from the photo's embedding."""
     found = dense.search(searches.embedding, PLACES)[0]
-    return System(found, latency=clock.time(lambda row: dense.search(searches.embedding[row : row + 1], PLACES)))
+    return System(found, latency=clock.time(lambda row: dense.search(searches.embedding[row : row + 1], PAGE)))
 
 
 def cascade_system(cascade: Cascade, searches: Searches, clock: Clock) -> System:
     """Recall, features and ranker; timed from the photo's embedding and the user's sequences."""
     found = cascade.rank(searches, PLACES)[0]
-    return System(found, latency=clock.time(lambda row: cascade.rank(searches.take(slice(row, row + 1)), PLACES)))
+    return System(found, latency=clock.time(lambda row: cascade.rank(searches.take(slice(row, row + 1)), PAGE)))
 
 
 def generator_system(
@@ -103,7 +105,7 @@ def generator_system(
 ) -> System:
     """A generator; timed, with a clock, from embedding, patch tokens and sequences: prompt, beams and buckets."""
     ranking = ranker.rank(queries, beam_width, PLACES, progress=name)
-    timed = clock.time(lambda row: ranker.rank(queries.take([row]), beam_width, PLACES)) if clock else {}
+    timed = clock.time(lambda row: ranker.rank(queries.take([row]), beam_width, PAGE)) if clock else {}
     return System(np.asarray(ranking.items, dtype=np.int64), float(ranking.invalid_rate), timed)
 
 
@@ -142,7 +144,7 @@ def _clicks(shop: Snapshot, items: Items) -> tuple[NDArray[np.int64], NDArray[np
 
 
 def _padded(lists: list[NDArray[np.int64]]) -> NDArray[np.int64]:
-    out = np.full((len(lists), PLACES), -1, dtype=np.int64)
+    out = np.full((len(lists), max(len(found) for found in lists)), -1, dtype=np.int64)
     for row, found in enumerate(lists):
-        out[row, : min(len(found), PLACES)] = found[:PLACES]
+        out[row, : len(found)] = found
     return out

@@ -80,11 +80,16 @@ def test_a_ranking_does_not_depend_on_the_other_queries(cascade):
     np.testing.assert_allclose(scores, np.concatenate([s for _, s in one_by_one]), rtol=1e-5)
 
 
-def test_more_places_than_candidates_are_left_empty(cascade):
-    rows, scores = cascade.rank(TEST.take(slice(0, 2)), 50)
-    assert (rows[:, 40:] == -1).all()
+def test_behind_what_is_ranked_come_the_next_of_the_recall(cascade):
+    asked = TEST.take(slice(0, 2))
+    places = len(ITEMS) + 5
+    rows, scores = cascade.rank(asked, places)
+    recalled = DenseSearch(ITEMS.view_embedding, ITEMS.view_item, len(ITEMS)).search(asked.embedding, places)[0]
+    np.testing.assert_array_equal(np.sort(rows[:, :40]), np.sort(recalled[:, :40]))
+    np.testing.assert_array_equal(rows[:, 40:], recalled[:, 40:])
+    assert (rows[:, -5:] == -1).all()
     assert np.isneginf(scores[:, 40:]).all()
-    assert (rows[:, :40] >= 0).all()
+    np.testing.assert_array_equal(cascade.rank(asked, 50)[0], rows[:, :50])
 
 
 def test_training_never_shows_an_item_before_its_time():
