@@ -32,6 +32,8 @@ TRAINING = GeneratorTrainingConfig(
     checkpoint_every=2,
     learning_rate=1e-2,
 )
+NOW = 1_750_000_000_000_000
+"""When queries are asked, in microseconds; the items have been there since the year before."""
 ALONE = Group(0, 1, torch.device("cpu"))
 
 
@@ -51,6 +53,7 @@ def make_catalogue(items: int = 40, seed: int = 0) -> tuple[Catalogue, ResidualK
             "category_id": [f"c{n % 3}" for n in range(items)],
             "department_id": ["d"] * items,
             "price": [10.0 + n for n in range(items)],
+            "created_at": pa.array([NOW - 365 * 86_400_000_000] * items, pa.timestamp("us", "UTC")),
             "cold": [n % 9 == 8 for n in range(items)],
         }
     )
@@ -132,6 +135,7 @@ def make_queries(catalogue: Catalogue, count: int = 6, seed: int = 0) -> QuerySe
         query_id=[f"q{n}" for n in range(count)],
         user_id=[f"u{n}" for n in range(count)],
         image_id=[f"p{n}" for n in range(count)],
+        ts=np.full(count, NOW),
         image_row=np.arange(count),
         embedding=embedding,
         category=rng.dirichlet(np.ones(CATEGORIES), count).astype(np.float16),

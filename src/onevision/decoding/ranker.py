@@ -151,18 +151,18 @@ class GeneratorRanker:
         )
 
     def find(self, queries: QuerySet, beam_width: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """What a choice is made among: items (Q, C) behind the beams, -1 for none, and the log-probabilities (Q, C) of
-        their semantic IDs."""
+        """What a choice was made among: items (Q, C) behind the beams, -1 for none, and the log-probabilities (Q, C) of
+        their semantic IDs. Items that entered the shop after a search are left out."""
         parts = []
         for start in range(0, len(queries), QUERIES_A_BATCH):
             batch = self._known(queries.take(np.arange(start, min(start + QUERIES_A_BATCH, len(queries)))))
             shoppers = self.choice.read(batch) if self.choice else None
             parts.append(self._open_buckets(self._search(batch, beam_width, Task.CLICKED, None, shoppers)[1], None))
         widest = max(items.shape[1] for items, _ in parts)
-        return (
-            np.concatenate([_widened(items, widest) for items, _ in parts]),
-            np.concatenate([_widened(log_p, widest, -np.inf) for _, log_p in parts]),
-        )
+        found = np.concatenate([_widened(items, widest) for items, _ in parts])
+        log_p = np.concatenate([_widened(log_p, widest, -np.inf) for _, log_p in parts])
+        there = self.catalogue.entered(found, queries.ts)
+        return np.where(there, found, -1), np.where(there, log_p, -np.inf).astype(np.float32)
 
     def _known(self, queries: QuerySet) -> QuerySet:
         """Queries with what the generator was made to know of shoppers."""

@@ -21,6 +21,7 @@ class QuerySet:
     """Q queries, row by row.
 
     Attributes:
+        ts: (Q,) int64, when each was asked, microseconds since 1970, UTC.
         image_row: (Q,) rows of the encoder's picture table; embedding (Q, d), category (Q, K), tokens (Q, T, C).
         recent_clicked, recent_searched, recent_ordered, long_history: item ids, newest first, all before the query.
         segment: the user's profile, None if unknown.
@@ -32,6 +33,7 @@ class QuerySet:
     query_id: list[str]
     user_id: list[str]
     image_id: list[str]
+    ts: NDArray[np.int64]
     image_row: NDArray[np.int64]
     embedding: NDArray[np.float32]
     category: NDArray[np.float16]
@@ -93,6 +95,7 @@ class QuerySet:
             query_id=table["query_id"],
             user_id=table["user_id"],
             image_id=table["image_id"],
+            ts=queries["ts"].take(chosen).cast("int64").to_numpy(),
             image_row=rows,
             embedding=arrays["embedding"][rows],
             category=arrays["category"][rows],

@@ -42,11 +42,12 @@ class Clicks(NamedTuple):
 
 
 def nearest_candidates(catalogue: Catalogue, queries: QuerySet, count: int) -> NDArray[np.int64]:
-    """(Q, at most `count`) item numbers whose mean vector is nearest to each photo."""
+    """(Q, at most `count`) item numbers whose mean vector is nearest to each photo, -1 for those not there yet."""
     count = min(count, len(catalogue.item_ids))
     vectors = torch.from_numpy(catalogue.embedding).T
     parts = torch.from_numpy(queries.embedding).split(1024)
-    return torch.cat([(part @ vectors).topk(count, dim=1).indices for part in parts]).numpy()
+    nearest = torch.cat([(part @ vectors).topk(count, dim=1).indices for part in parts]).numpy()
+    return np.where(catalogue.entered(nearest, queries.ts), nearest, -1)
 
 
 def clicks_among(

@@ -67,3 +67,12 @@ class Catalogue:
     def numbers(self) -> dict[str, int]:
         """Item id -> item number."""
         return {item: n for n, item in enumerate(self.item_ids)}
+
+    def entered(self, items: NDArray[np.int64], ts: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which of the items (Q, C), -1 for none, were in the shop at `ts` (Q,), in microseconds since 1970.
+
+        Whoever asks searches of the past what was chosen among must leave out what came later: nobody could choose it.
+        """
+        created = np.r_[self.table["created_at"].cast("int64").to_numpy(), np.iinfo(np.int64).max]
+        known: NDArray[np.bool_] = created[items] <= ts[:, None]
+        return known

@@ -38,7 +38,7 @@ ITEMS, UNASSIGNED, ARRAYS, VOTES = (
     "item_embeddings.safetensors",
     "votes.safetensors",
 )
-COLUMNS = ["item_id", "category_id", "price", "in_stock"]
+COLUMNS = ["item_id", "category_id", "price", "in_stock", "created_at"]
 UNASSIGNED_SCHEMA = pa.schema([("item_id", pa.string()), ("reason", pa.string())])
 
 
@@ -156,7 +156,8 @@ def _describe(items: pa.Table, cold: NDArray[np.bool_], tree: CategoryTree) -> p
     department = [tree.department(category) for category in items["category_id"].to_pylist()]
     columns = {name: items[name] for name in ("item_id", "category_id")}
     columns |= {"department_id": pa.array(department, pa.string())}
-    return pa.table(columns | {"price": items["price"], "in_stock": items["in_stock"], "cold": pa.array(cold)})
+    columns |= {name: items[name] for name in ("price", "in_stock", "created_at")}
+    return pa.table(columns | {"cold": pa.array(cold)})
 
 
 def _write_unassigned(item_ids: pa.ChunkedArray, path: Path) -> None:

@@ -7,6 +7,7 @@ searcher.search(photo_bytes, "some-user", k=10)
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -216,6 +217,7 @@ class Searcher:
             query_id=[str(row) for row in range(count)],
             user_id=[""] * count,
             image_id=[""] * count,
+            ts=np.full(count, time.time_ns() // 1000),
             image_row=np.full(count, -1, dtype=np.int64),
             embedding=seen.embedding,
             category=seen.category,

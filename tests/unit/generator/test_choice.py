@@ -6,9 +6,10 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
-from support.generators import make_catalogue, make_generator, make_queries
+from support.generators import NOW, make_catalogue, make_generator, make_queries
 
 from onevision.decoding.ranker import GeneratorRanker
 from onevision.errors import ArtifactError
@@ -228,3 +229,20 @@ def test_a_click_is_set_against_its_candidates_once() -> None:
         assert items[0] == number[QUERIES.clicked[row][0]]
         assert len(items) == len(set(items))
         assert set(items) == {*near[row].tolist(), items[0]}
+
+
+def test_what_entered_the_shop_later_is_nobodys_loser() -> None:
+    created = np.full(len(CATALOGUE.item_ids), NOW - 1)
+    created[::2] = NOW + 1
+    table = CATALOGUE.table.set_column(
+        CATALOGUE.table.schema.get_field_index("created_at"), "created_at", pa.array(created, pa.timestamp("us", "UTC"))
+    )
+    catalogue = dataclasses.replace(CATALOGUE, table=table)
+    count = len(catalogue.item_ids)
+    near = nearest_candidates(catalogue, QUERIES, count)
+    found, log_p = GeneratorRanker(make_generator(QUANTIZER), catalogue).find(QUERIES, catalogue.trie.leaves)
+    for items in (near, found):
+        assert {frozenset(row[row >= 0].tolist()) for row in items} == {frozenset(range(1, count, 2))}
+    assert (np.isneginf(log_p) == (found < 0)).all()
+    served = GeneratorRanker(make_generator(QUANTIZER), catalogue).rank(QUERIES, catalogue.trie.leaves, count)
+    assert np.sort(served.items[0]).tolist() == list(range(count))  # today's shoppers are shown everything
