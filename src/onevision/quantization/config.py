@@ -16,7 +16,7 @@ class QuantizationConfig(Section):
     view_levels: int = Field(
         2, ge=0, description="first levels that are aligned between views; 0 is residual k-means with OPQ"
     )
-    view_dims: int = Field(48, ge=2, description="directions that they compare in; at most those of the embedding")
+    view_dims: int = Field(32, ge=2, description="directions that they compare in; at most those of the embedding")
     shrinkage: float = Field(0.1, gt=0, le=1, description="of the scatter within products towards the identity")
     kmeans_iterations: int = Field(20, ge=1)
     steps: int = Field(300, ge=0, description="optimiser steps of the keys, a level")
@@ -26,7 +26,7 @@ class QuantizationConfig(Section):
     agreement_weight: float = Field(1.0, ge=0, description="both views take the code of their mean")
     usage_weight: float = Field(4.0, ge=0, description="soft codes are used as evenly as the floor asks")
     usage_floor: float = Field(
-        0.85, gt=0, le=1, description="perplexity that a level's soft codes are held to, as a share of its codes"
+        0.6, gt=0, le=1, description="perplexity that a level's soft codes are held to, as a share of its codes"
     )
     commitment_weight: float = Field(0.5, ge=0, description="keys stay near the vectors that take them")
     dead_code_share: float = Field(
