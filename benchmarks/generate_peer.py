@@ -11,7 +11,8 @@ from transformers import GenerationConfig, GenerationMixin, PretrainedConfig, Pr
 from transformers.cache_utils import EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 
-from onevision.generator.modelling import Generator, Memory
+from onevision.generator.memory import Memory
+from onevision.generator.modelling import Generator
 from onevision.generator.prompts import Prompt
 from onevision.semantic_ids.trie import Trie
 

@@ -14,7 +14,8 @@ from onevision.distributed import Group
 from onevision.features.queries import QuerySet
 from onevision.generator.config import GeneratorTrainingConfig
 from onevision.generator.configuration import GeneratorConfig
-from onevision.generator.modelling import Generator, Memory
+from onevision.generator.memory import Memory
+from onevision.generator.modelling import Generator
 from onevision.generator.prompts import PromptBuilder
 from onevision.generator.samples import Samples, query_samples
 from onevision.generator.training import GeneratorTrainer

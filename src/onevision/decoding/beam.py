@@ -15,7 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from onevision.generator.modelling import Generator, Memory, Past
+from onevision.generator.memory import Memory, Past
+from onevision.generator.modelling import Generator
 from onevision.semantic_ids.trie import Trie
 
 

@@ -16,7 +16,8 @@ from onevision.artifacts import open_artifact, read_json, require_same_generatio
 from onevision.decoding.beam import Beams, Guide, beam_search
 from onevision.features.queries import QuerySet
 from onevision.generator.choice import ChoiceModel, Shoppers
-from onevision.generator.modelling import Generator, Memory
+from onevision.generator.memory import Memory
+from onevision.generator.modelling import Generator
 from onevision.generator.prompts import PromptBuilder, Task, without_shopper
 from onevision.generator.token_pruning import KeepRule, PruningSetting
 from onevision.quantization.gemm import fast_matmul

@@ -20,7 +20,7 @@ and what is learnt of one item holds for those near it.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple, Self, cast
+from typing import Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +32,7 @@ from onevision.errors import ArtifactError
 from onevision.generator.configuration import GeneratorConfig
 from onevision.generator.frozen import FrozenDecoderLayer, FrozenEncoderLayer
 from onevision.generator.layers import DecoderLayer, EncoderLayer, unless_full
+from onevision.generator.memory import Memory, Past
 from onevision.generator.packing import PackedLinear
 from onevision.generator.prompts import LONG_TOKENS, Prompt, Task
 from onevision.generator.token_pruning import KeepRule, merge_dropped
@@ -41,42 +42,6 @@ from onevision.quantization.residual import ResidualQuantizer
 WEIGHTS = "model.safetensors"
 
 HISTORY_KINDS = 3
-
-
-class Memory(NamedTuple):
-    """What the decoder reads: what each layer made of the context (`read`), mask (B, S), and the point z (B, d).
-
-    `kept` (B,) counts image tokens that were kept, `category_logits` (B, K) guess the product's category.
-    """
-
-    keys_values: list[tuple[Tensor, ...]]
-    mask: Tensor
-    point: Tensor
-    kept: Tensor
-    category_logits: Tensor
-
-    def take(self, rows: Tensor) -> Memory:
-        """The queries of these rows."""
-        read = [tuple(value[rows] for value in layer) for layer in self.keys_values]
-        return Memory(read, *(value[rows] for value in self[1:]))
-
-
-class Past(NamedTuple):
-    """What beams have written, as keys and values that stay where they are while beams come and go.
-
-    `banks`: for each layer (R, 2 d), rows of all codes so far; `path` (B, W, l): the rows of each beam's own codes.
-    """
-
-    banks: list[Tensor]
-    path: Tensor
-
-    def follow(self, parent: Tensor) -> Past:
-        """The past of beams (B, W') that continue the beams `parent`."""
-        return Past(self.banks, self.path.gather(1, parent[..., None].expand(-1, -1, self.path.shape[2])))
-
-    def take(self, rows: Tensor) -> Past:
-        """The past of the queries of these rows."""
-        return Past(self.banks, self.path[rows])
 
 
 class Generator(nn.Module):
