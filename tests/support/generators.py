@@ -33,8 +33,9 @@ TRAINING = GeneratorTrainingConfig(
     checkpoint_every=2,
     learning_rate=1e-2,
 )
+HOUR = 3_600_000_000
 NOW = 1_750_000_000_000_000
-"""When queries are asked, in microseconds; the items have been there since the year before."""
+"""When the last query is asked, in microseconds, the others an hour apart; the items are a year old."""
 ALONE = Group(0, 1, torch.device("cpu"))
 
 
@@ -54,7 +55,7 @@ def make_catalogue(items: int = 40, seed: int = 0) -> tuple[Catalogue, ResidualK
             "category_id": [f"c{n % 3}" for n in range(items)],
             "department_id": ["d"] * items,
             "price": [10.0 + n for n in range(items)],
-            "created_at": pa.array([NOW - 365 * 86_400_000_000] * items, pa.timestamp("us", "UTC")),
+            "created_at": pa.array([NOW - 365 * 24 * HOUR] * items, pa.timestamp("us", "UTC")),
             "cold": [n % 9 == 8 for n in range(items)],
         }
     )
@@ -136,7 +137,7 @@ def make_queries(catalogue: Catalogue, count: int = 6, seed: int = 0) -> QuerySe
         query_id=[f"q{n}" for n in range(count)],
         user_id=[f"u{n}" for n in range(count)],
         image_id=[f"p{n}" for n in range(count)],
-        ts=np.full(count, NOW),
+        ts=NOW - HOUR * np.arange(count)[::-1],
         image_row=np.arange(count),
         embedding=embedding,
         category=rng.dirichlet(np.ones(CATEGORIES), count).astype(np.float16),

@@ -58,11 +58,13 @@ class Shoppers(NamedTuple):
 
 
 class ItemTable(NamedTuple):
-    """I items: category row (I,), sum of the photos after which each was clicked (I, d), clicks (I,), new (I,) bool."""
+    """I items: category row (I,), sum of the photos after which each was clicked (I, d), clicks (I,), clicks (I,) that
+    the usual item has in the time that each was in the shop, new (I,) bool."""
 
     category: Tensor
     photos: Tensor
     clicks: Tensor
+    expected: Tensor
     new: Tensor
 
 
@@ -83,6 +85,7 @@ class ChoiceModel(nn.Module):
     item_category: Tensor
     item_photos: Tensor
     item_clicks: Tensor
+    item_expected: Tensor
     item_new: Tensor
 
     def __init__(self, items: ItemTable, segments: list[str], rank: int, history_length: int) -> None:
@@ -93,6 +96,7 @@ class ChoiceModel(nn.Module):
         self.register_buffer("item_category", items.category)
         self.register_buffer("item_photos", items.photos)
         self.register_buffer("item_clicks", items.clicks)
+        self.register_buffer("item_expected", items.expected)
         self.register_buffer("item_new", items.new)
         self.segment = nn.Embedding(len(segments) + 1, rank)
         nn.init.normal_(self.segment.weight, std=0.1)
@@ -153,7 +157,7 @@ class ChoiceModel(nn.Module):
             dot, square, clicks = dot - own, square - 2 * own * dot + own.square(), clicks - own
         chosen_after = dot / square.clamp_min(1e-6).sqrt()
         category = shoppers.category.gather(1, self.item_category[items])
-        popularity, new = self._prior(clicks, self.item_new[items])
+        popularity, new = _popularity(clicks, self.item_expected[items]), self.item_new[items].float()
         cosines = [COSINE_SCALE * c for c in (view, item, chosen_after)]
         return torch.stack([*cosines, category, popularity, new], -1)
 
@@ -189,8 +193,8 @@ class ChoiceModel(nn.Module):
 
     def node_traits(self, trie: Trie, bucket: Tensor) -> list[Tensor]:
         """For each depth of the trie, the mean (nodes, k + 2) of taste, popularity and newness below its nodes."""
-        popularity, new = self._prior(self.item_clicks, self.item_new)
-        traits = torch.cat([self.taste, popularity[:, None], new[:, None]], 1).double()
+        popularity = _popularity(self.item_clicks, self.item_expected)
+        traits = torch.cat([self.taste, popularity[:, None], self.item_new[:, None]], 1).double()
         sums = torch.zeros(trie.leaves, traits.shape[1], dtype=torch.double).index_add_(0, bucket, traits)
         counts = torch.bincount(bucket, minlength=trie.leaves).double()
         means = []
@@ -206,12 +210,6 @@ class ChoiceModel(nn.Module):
         weight = dict(zip(FEATURES, self.weights[INTENTS.index("one like it")], strict=True))
         priors = torch.stack([weight["popularity"], weight["new"]]).expand(len(shoppers.segment), -1)
         return self.guidance * torch.cat([weight["taste"] * self.user(shoppers), priors], 1)
-
-    def _prior(self, clicks: Tensor, new: Tensor) -> tuple[Tensor, Tensor]:
-        """Log click count against the usual one, and newness; nobody can have clicked what is new."""
-        old = ~self.item_new
-        usual = self.item_clicks[old].mean() if old.any() else self.item_clicks.new_zeros(())
-        return ((clicks + 0.5) / (usual + 0.5)).log() * ~new, new.float()
 
     # --- Files
 
@@ -237,7 +235,7 @@ class ChoiceModel(nn.Module):
                 f"{folder}: its choice model was trained on other items than {catalogue.artifact.path} holds; "
                 "run the stage sft again"
             )
-        names = ("item_category", "item_photos", "item_clicks", "item_new")
+        names = ("item_category", "item_photos", "item_clicks", "item_expected", "item_new")
         items = ItemTable(*(tensors[name] for name in names))
         model = cls(items, settings["segments"], tensors["taste"].shape[1], settings["history_length"])
         model.load_state_dict(tensors)
@@ -253,8 +251,16 @@ def item_table(catalogue: Catalogue, train: QuerySet, category: NDArray[np.int64
     photos = np.zeros_like(catalogue.embedding)
     np.add.at(photos, item, train.embedding[query])
     clicks = np.bincount(item, minlength=len(photos)).astype(np.float32)
+    entered = catalogue.created.clip(train.ts.min(), train.ts.max())
+    shown = (train.ts.max() - entered) / max(np.ptp(train.ts), 1)
+    expected = (shown * clicks.sum() / max(shown.sum(), 1e-12)).astype(np.float32)
     new = catalogue.table["cold"].to_numpy(zero_copy_only=False).astype(bool)
-    return ItemTable(*(torch.from_numpy(x) for x in (category.clip(0), photos, clicks, new.copy())))
+    return ItemTable(*(torch.from_numpy(x) for x in (category.clip(0), photos, clicks, expected, new.copy())))
+
+
+def _popularity(clicks: Tensor, expected: Tensor) -> Tensor:
+    """Log of an item's clicks against what is expected of any; 0 for what was not there to be clicked."""
+    return ((clicks + 0.5) / (expected + 0.5)).log()
 
 
 def items_digest(catalogue: Catalogue) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +74,12 @@ class Catalogue:
 
         Whoever asks searches of the past what was chosen among must leave out what came later: nobody could choose it.
         """
-        created = np.r_[self.table["created_at"].cast("int64").to_numpy(), np.iinfo(np.int64).max]
-        known: NDArray[np.bool_] = created[items] <= ts[:, None]
-        return known
+        created = np.r_[self.created, np.iinfo(np.int64).max]
+        there: NDArray[np.bool_] = created[items] <= ts[:, None]
+        return there
+
+    @cached_property
+    def created(self) -> NDArray[np.int64]:
+        """(I,) when each item entered the shop, microseconds since 1970, UTC."""
+        created: NDArray[np.int64] = self.table["created_at"].cast("int64").to_numpy()
+        return created

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from support.generators import NOW, make_catalogue, make_generator, make_queries
+from support.generators import HOUR, NOW, make_catalogue, make_generator, make_queries
 
 from onevision.decoding.ranker import GeneratorRanker
 from onevision.errors import ArtifactError
@@ -19,6 +19,7 @@ from onevision.generator.choice_fitting import fit_choice
 from onevision.generator.choice_training import calibrate_choice, choice_loss, clicks_among, nearest_candidates
 from onevision.generator.config import GeneratorTrainingConfig
 from onevision.metrics.ranking import mrr
+from onevision.semantic_ids.catalogue import Catalogue
 
 CATALOGUE, QUANTIZER = make_catalogue()
 QUERIES = make_queries(CATALOGUE)
@@ -60,13 +61,13 @@ def test_scores_are_those_of_plain_loops() -> None:
             clicked = [q for q in range(len(QUERIES)) if CATALOGUE.item_ids[item] in QUERIES.clicked[q]]
             after = QUERIES.embedding[clicked].sum(0) + 2.0 * CATALOGUE.embedding[item]
             new = bool(CATALOGUE.table["cold"][item].as_py())
-            usual = float(model.item_clicks[~model.item_new].mean())
+            usual = len(QUERIES) / len(CATALOGUE.item_ids)  # all items were there all the time
             features = [
                 10 * max(CATALOGUE.view_embedding[v] @ photo for v in np.flatnonzero(CATALOGUE.view_item == item)),
                 10 * CATALOGUE.embedding[item] @ photo,
                 10 * after @ photo / np.linalg.norm(after),
                 np.log(max(float(QUERIES.category[row, CATEGORY[item]]), 1e-3)),
-                0.0 if new else np.log((len(clicked) + 0.5) / (usual + 0.5)),
+                np.log((len(clicked) + 0.5) / (usual + 0.5)),
                 float(new),
                 float(log_p[row, place]),
                 float(model.taste[item] @ user),
@@ -231,13 +232,27 @@ def test_a_click_is_set_against_its_candidates_once() -> None:
         assert set(items) == {*near[row].tolist(), items[0]}
 
 
+def entered_at(created: np.ndarray) -> Catalogue:
+    """The catalogue with its items created (I,) at these times."""
+    column = CATALOGUE.table.schema.get_field_index("created_at")
+    table = CATALOGUE.table.set_column(column, "created_at", pa.array(created, pa.timestamp("us", "UTC")))
+    return dataclasses.replace(CATALOGUE, table=table)
+
+
+def test_clicks_are_set_against_the_time_that_an_item_was_there() -> None:
+    start, end = QUERIES.ts.min(), QUERIES.ts.max()
+    created = np.full(len(CATALOGUE.item_ids), start - HOUR)
+    created[:10], created[10:15] = (start + end) // 2, end + HOUR
+    items = item_table(entered_at(created), QUERIES, CATEGORY)
+    expected = items.expected.double().numpy()
+    assert expected.sum() == pytest.approx(items.clicks.sum())
+    np.testing.assert_allclose(expected[:10], expected[20] / 2, rtol=1e-5)
+    assert (expected[10:15] == 0).all()
+    np.testing.assert_allclose(expected[15:], expected[20])
+
+
 def test_what_entered_the_shop_later_is_nobodys_loser() -> None:
-    created = np.full(len(CATALOGUE.item_ids), NOW - 1)
-    created[::2] = NOW + 1
-    table = CATALOGUE.table.set_column(
-        CATALOGUE.table.schema.get_field_index("created_at"), "created_at", pa.array(created, pa.timestamp("us", "UTC"))
-    )
-    catalogue = dataclasses.replace(CATALOGUE, table=table)
+    catalogue = entered_at(np.where(np.arange(len(CATALOGUE.item_ids)) % 2, QUERIES.ts.min(), NOW + 1))
     count = len(catalogue.item_ids)
     near = nearest_candidates(catalogue, QUERIES, count)
     found, log_p = GeneratorRanker(make_generator(QUANTIZER), catalogue).find(QUERIES, catalogue.trie.leaves)
