@@ -12,9 +12,13 @@ from onevision.features.queries import QuerySet
 from onevision.generator.choice import FEATURES, INTENTS, ChoiceModel, ItemTable
 from onevision.generator.choice_training import calibrate_choice, clicks_among, nearest_candidates, train_choice
 from onevision.generator.config import GeneratorTrainingConfig
+from onevision.generator.token_pruning import PruningSetting
 from onevision.report import ReportTable
 
 BEAMS = 100
+OPENED = PruningSetting(open_below=400)
+"""A search that pruning may choose later: the choice is fitted among what either finds, so that none has an advantage
+on the very days that it is chosen by."""
 
 
 @dataclass
@@ -76,10 +80,15 @@ def fit_choice(
         found[guidance] = ranker.find(validation, BEAMS)
         shares[guidance] = float((found[guidance][0] == first[:, None]).any(axis=1).mean())
     model.guidance = max(shares, key=lambda guidance: (shares[guidance], -guidance))
-    candidates, log_p = found[model.guidance]
-    calibrate_choice(
-        model, clicks_among(model, later, validation, catalogue, candidates, log_p, config, counted=False), later
-    )
+    ranker.use_choice(model)
+    ranker.use_pruning(OPENED)
+    opened = ranker.find(validation, BEAMS)
+    ranker.use_pruning(PruningSetting())
+    slates = [
+        clicks_among(model, later, validation, catalogue, candidates, log_p, config, counted=False)
+        for candidates, log_p in (found[model.guidance], opened)
+    ]
+    calibrate_choice(model, slates, later)
     model.requires_grad_(False)
     ranker.use_choice(model)
     return FittedChoice(model, ndcg, shares)

@@ -8,6 +8,7 @@ among what the beams find there.
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -162,16 +163,24 @@ def train_choice(
     return scores
 
 
-def calibrate_choice(model: ChoiceModel, clicks: Clicks, shoppers: Shoppers) -> None:
-    """Fit the weights of the features and of the intents again on other clicks, drawn towards what they are."""
+def calibrate_choice(model: ChoiceModel, searches: Sequence[Clicks], shoppers: Shoppers) -> None:
+    """Fit the weights of the features and of the intents again on other clicks, drawn towards what they are.
+
+    Args:
+        searches: the clicks among what each way to search finds; all ways count alike.
+    """
     start = [model.weights.detach().clone(), model.intent.detach().clone()]
     fitted = [model.weights, model.intent]
     optimizer = torch.optim.Adam(fitted, lr=WEIGHT_LEARNING_RATE)
-    everything = torch.arange(len(clicks.row))
+    searches = [clicks for clicks in searches if len(clicks.row)]
     model.eval()
-    for _ in range(CALIBRATION_STEPS if len(everything) else 0):
+    for _ in range(CALIBRATION_STEPS if searches else 0):
         moved = sum(((p - s) / PRIOR_DEVIATION).square().sum() for p, s in zip(fitted, start, strict=True))
-        loss = choice_loss(model, clicks, shoppers, everything) + moved / (2 * len(everything))
+        losses = [
+            choice_loss(model, clicks, shoppers, torch.arange(len(clicks.row))) + moved / (2 * len(clicks.row))
+            for clicks in searches
+        ]
+        loss = torch.stack(losses).mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()

@@ -209,13 +209,13 @@ def test_calibration_lowers_the_loss_and_a_few_clicks_move_it_little() -> None:
     model.requires_grad_(True)
     everything = torch.arange(len(clicks.row))
     before, start = float(choice_loss(model, clicks, shoppers, everything)), model.weights.detach().clone()
-    calibrate_choice(model, clicks, shoppers)
+    calibrate_choice(model, [clicks], shoppers)
     assert float(choice_loss(model, clicks, shoppers, everything)) < before - 0.05
     moved = float((model.weights - start).norm())
     few = make_choice(queries)
     few.requires_grad_(True)
     two = clicks._replace(**{name: getattr(clicks, name)[:1] for name in clicks._fields})
-    calibrate_choice(few, two, shoppers)
+    calibrate_choice(few, [two], shoppers)
     assert float((few.weights - start).norm()) < moved
 
 
