@@ -19,9 +19,6 @@ SCALE = 1.16
 TURN = np.deg2rad(10)
 """It is turned by up to this angle, both ways."""
 
-SECOND_LOOK = ((-0.875, 0.0, 0.0), (0.0, 0.875, 0.0))
-"""What a picture is looked at once more as: mirrored, and enlarged so that a sixteenth is cut off each side."""
-
 
 def draw_moves(count: int, rng: np.random.Generator) -> NDArray[np.float32]:
     """Random affine maps (count, 2, 3): from a place in the moved picture to one in the original, in [-1, 1]."""
@@ -43,5 +40,9 @@ def move(pixels: Tensor, moves: Tensor) -> Tensor:
 
 
 def second_look(pixels: Tensor) -> Tensor:
-    """The other look at pictures (N, S, S, 3) uint8; the same shape and type."""
-    return move(pixels, torch.tensor(SECOND_LOOK, device=pixels.device).expand(len(pixels), 2, 3))
+    """Pictures (N, S, S, 3) uint8 mirrored, and enlarged so that a sixteenth is cut off each side; the same shape."""
+    size = pixels.shape[1]
+    cut = size // 16
+    middle = pixels[:, cut : size - cut, cut : size - cut].flip(2).permute(0, 3, 1, 2)
+    enlarged = F.interpolate(middle.float(), (size, size), mode="bilinear")
+    return enlarged.round_().to(torch.uint8).permute(0, 2, 3, 1)
