@@ -75,7 +75,8 @@ def _write_generator(paths: dict[str, Path]) -> None:
     from onevision.encoder.model import Encoder
     from onevision.encoder.towers import GRID
     from onevision.features.queries import QuerySet
-    from onevision.generator.choice import ChoiceModel, item_table
+    from onevision.generator.choice import ChoiceModel
+    from onevision.generator.choice_items import item_table
     from onevision.generator.configuration import GeneratorConfig
     from onevision.generator.modelling import Generator
     from onevision.quantization.residual import ResidualQuantizer

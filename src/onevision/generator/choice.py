@@ -6,9 +6,10 @@ softmax over the candidates j (a latent class logit), and the two are mixed:
     p(j | photo, shopper) = sum_i m_i softmax_j(w_i . f_j),    taste_j = u . v_j
 
 f_j holds how alike the photo and the item are (its views, its mean vector, the photos after which it was clicked), the
-log-probability of its semantic ID, its category, how often it is clicked, whether it is new, and the taste: v_j (k,) is
-a linear map of the item's traits, and the shopper's u is made of their profile and of the v of what they have clicked,
-searched and ordered. Few parameters on purpose: a shop has thousands of clicks to learn them from, not billions.
+log-probability of its semantic ID, its category, how often it is clicked, whether it is new, how often and how lately
+this shopper took that very item before, and the taste: v_j (k,) is a linear map of the item's traits, and the shopper's
+u is made of their profile and of the v of what they have clicked, searched and ordered. Few parameters on
+purpose: a shop has thousands of clicks to learn them from, not billions.
 
 The decoder reads it too: `node_traits` and `pull` say which branches of the trie are to this shopper's taste, so that
 beams go where the choice will be.
@@ -16,9 +17,9 @@ beams go where the choice will be.
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -30,21 +31,24 @@ from torch import Tensor, nn
 from onevision.artifacts import read_json, write_json
 from onevision.errors import ArtifactError
 from onevision.features.queries import QuerySet
+from onevision.generator.choice_items import ItemTable, item_keys, items_digest
 from onevision.semantic_ids.catalogue import Catalogue
 from onevision.semantic_ids.trie import Trie
 
-FEATURES = ("view", "item", "chosen_after", "category", "popularity", "new", "semantic_id", "taste")
+FEATURES = ("view", "item", "chosen_after", "category", "popularity", "new", "again", "semantic_id", "taste")
 COSINE_SCALE = 10.0
 """Cosines differ by tenths between neighbours; log-probabilities by units."""
 INTENTS = ("this very product", "one like it")
 HISTORIES = ("recent_clicked", "recent_searched", "recent_ordered", "long_history")
+AGAIN_SCALE, AGAIN_LIFE = 10.0, 30.0
+"""What a shopper last touched counts ten, and an e-th of it 30 items later."""
 PSEUDO_PHOTOS = 2.0
 """An item's own vector counts as so many photos among those after which it was clicked."""
 HOPELESS = -1e6
 """Instead of minus infinity, whose gradient is not a number."""
 GATHERING_COST = 16
 """To gather a vector takes as long as so many products with vectors that lie together."""
-WEIGHTS, SETTINGS = "choice.safetensors", "choice.json"
+WEIGHTS, SETTINGS, ITEM_KEY = "choice.safetensors", "choice.json", "item_key"
 
 
 class Shoppers(NamedTuple):
@@ -55,17 +59,6 @@ class Shoppers(NamedTuple):
     category: Tensor
     segment: Tensor
     histories: Tensor
-
-
-class ItemTable(NamedTuple):
-    """I items: category row (I,), sum of the photos after which each was clicked (I, d), clicks (I,), clicks (I,) that
-    the usual item has in the time that each was in the shop, new (I,) bool."""
-
-    category: Tensor
-    photos: Tensor
-    clicks: Tensor
-    expected: Tensor
-    new: Tensor
 
 
 class ChoiceModel(nn.Module):
@@ -128,21 +121,29 @@ class ChoiceModel(nn.Module):
 
     def read(self, queries: QuerySet) -> Shoppers:
         """What is known of the shoppers before they choose; items that are not in the catalogue are left out."""
-        histories = np.full((len(queries), len(HISTORIES), self.history_length), -1)
-        for place, name in enumerate(HISTORIES):
-            for row, items in enumerate(getattr(queries, name)):
+        category = torch.from_numpy(queries.category.astype(np.float32)).clamp_min(1e-3).log()
+        lists = [getattr(queries, name) for name in HISTORIES]
+        return self._shoppers(torch.from_numpy(queries.embedding), category, queries.segment, lists)
+
+    def read_without_photo(self, segments: Sequence[str | None], lists: Sequence[list[list[str]]]) -> Shoppers:
+        """The same of shoppers without a search, by their profiles (B,) and each of the `HISTORIES` (B, any number)."""
+        photo, category = self.item_photos.shape[1], int(self.item_category.max()) + 1
+        return self._shoppers(torch.zeros(len(segments), photo), torch.zeros(len(segments), category), segments, lists)
+
+    def _shoppers(
+        self, embedding: Tensor, category: Tensor, segments: Sequence[str | None], lists: Sequence[list[list[str]]]
+    ) -> Shoppers:
+        histories = np.full((len(segments), len(HISTORIES), self.history_length), -1)
+        for place, rows in enumerate(lists):
+            for row, items in enumerate(rows):
                 known = [self._number[item] for item in items if item in self._number][: self.history_length]
                 histories[row, place, : len(known)] = known
         code = {name: n for n, name in enumerate(self.segments, 1)}
-        return Shoppers(
-            torch.from_numpy(queries.embedding),
-            torch.from_numpy(queries.category.astype(np.float32)).clamp_min(1e-3).log(),
-            torch.tensor([code.get(segment or "", 0) for segment in queries.segment], dtype=torch.long),
-            torch.from_numpy(histories),
-        )
+        segment = torch.tensor([code.get(name or "", 0) for name in segments], dtype=torch.long)
+        return Shoppers(embedding, category, segment, torch.from_numpy(histories))
 
     def known(self, shoppers: Shoppers, items: Tensor, own: Tensor | None = None) -> Tensor:
-        """All features (B, C, 6) but the last two, of candidates `items` (B, C): those that training does not change.
+        """All features (B, C, 7) but the last two, of candidates `items` (B, C): those that training does not change.
 
         Args:
             own: (B, C) clicks on the candidate that these very searches made; they are taken out, or training would
@@ -159,7 +160,7 @@ class ChoiceModel(nn.Module):
         category = shoppers.category.gather(1, self.item_category[items])
         popularity, new = _popularity(clicks, self.item_expected[items]), self.item_new[items].float()
         cosines = [COSINE_SCALE * c for c in (view, item, chosen_after)]
-        return torch.stack([*cosines, category, popularity, new], -1)
+        return torch.stack([*cosines, category, popularity, new, _again(shoppers, items)], -1)
 
     def user(self, shoppers: Shoppers) -> Tensor:
         """u (B, k): profile, and what the histories hold, each shrunk towards nothing when it is short."""
@@ -174,7 +175,7 @@ class ChoiceModel(nn.Module):
         """log p(j | photo, shopper) (B, C) among the valid candidates; hopelessly low for the others.
 
         Args:
-            known: (B, C, 6); log_p: (B, C) log-probability of the semantic ID; taste: (B, C) of `user` and `taste`.
+            known: (B, C, 7); log_p: (B, C) log-probability of the semantic ID; taste: (B, C) of `user` and `taste`.
         """
         features = torch.cat([known, log_p[..., None], taste[..., None]], -1)
         scores = (features @ self.weights.T).masked_fill(~valid[..., None], HOPELESS).log_softmax(1)
@@ -215,7 +216,8 @@ class ChoiceModel(nn.Module):
 
     def save_pretrained(self, folder: Path) -> None:
         """Write `choice.safetensors` and `choice.json`."""
-        save_file({name: value.contiguous() for name, value in self.state_dict().items()}, folder / WEIGHTS)
+        tensors = {name: value.contiguous() for name, value in self.state_dict().items()}
+        save_file(tensors | {ITEM_KEY: torch.from_numpy(item_keys(self._number))}, folder / WEIGHTS)
         settings = {
             "segments": self.segments,
             "history_length": self.history_length,
@@ -229,7 +231,7 @@ class ChoiceModel(nn.Module):
     @classmethod
     def from_pretrained(cls, folder: Path, catalogue: Catalogue) -> ChoiceModel:
         """Read what `save_pretrained` wrote, for the same catalogue."""
-        settings, tensors = read_json(folder / SETTINGS), load_file(folder / WEIGHTS)
+        settings, tensors = read_choice(folder)
         if settings["items"] != items_digest(catalogue):
             raise ArtifactError(
                 f"{folder}: its choice model was trained on other items than {catalogue.artifact.path} holds; "
@@ -238,24 +240,9 @@ class ChoiceModel(nn.Module):
         names = ("item_category", "item_photos", "item_clicks", "item_expected", "item_new")
         items = ItemTable(*(tensors[name] for name in names))
         model = cls(items, settings["segments"], tensors["taste"].shape[1], settings["history_length"])
-        model.load_state_dict(tensors)
+        model.load_state_dict({name: tensors[name] for name in model.state_dict()})
         model.guidance = float(settings["guidance"])
         return model.attach(catalogue).eval().requires_grad_(False)
-
-
-def item_table(catalogue: Catalogue, train: QuerySet, category: NDArray[np.int64]) -> ItemTable:
-    """What training searches say of each item; `category` (I,) are rows of the encoder's categories."""
-    number = catalogue.numbers()
-    pairs = [(row, number[i]) for row, clicked in enumerate(train.clicked) for i in clicked if i in number]
-    query, item = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
-    photos = np.zeros_like(catalogue.embedding)
-    np.add.at(photos, item, train.embedding[query])
-    clicks = np.bincount(item, minlength=len(photos)).astype(np.float32)
-    entered = catalogue.created.clip(train.ts.min(), train.ts.max())
-    shown = (train.ts.max() - entered) / max(np.ptp(train.ts), 1)
-    expected = (shown * clicks.sum() / max(shown.sum(), 1e-12)).astype(np.float32)
-    new = catalogue.table["cold"].to_numpy(zero_copy_only=False).astype(bool)
-    return ItemTable(*(torch.from_numpy(x) for x in (category.clip(0), photos, clicks, expected, new.copy())))
 
 
 def _popularity(clicks: Tensor, expected: Tensor) -> Tensor:
@@ -263,9 +250,23 @@ def _popularity(clicks: Tensor, expected: Tensor) -> Tensor:
     return ((clicks + 0.5) / (expected + 0.5)).log()
 
 
-def items_digest(catalogue: Catalogue) -> str:
-    """Names the items of a catalogue and their order."""
-    return hashlib.sha256("\n".join(catalogue.item_ids).encode()).hexdigest()[:16]
+def _again(shoppers: Shoppers, items: Tensor) -> Tensor:
+    """(B, C) log of 1 and of how often each of the items (B, C) is in the long history, its newest items counting most.
+
+    Nothing that this search led to is in there, so that training sees what serving does.
+    """
+    history = shoppers.histories[:, HISTORIES.index("long_history")]
+    weight = AGAIN_SCALE * (-torch.arange(history.shape[1]) / AGAIN_LIFE).exp()
+    times: Tensor = (items[:, :, None] == history[:, None]).float() @ weight
+    return times.log1p()
+
+
+def read_choice(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Settings and tensors as written; of a feature that was not known then the weight is 0."""
+    settings, tensors = read_json(folder / SETTINGS), load_file(folder / WEIGHTS)
+    weights = torch.zeros(len(INTENTS), len(FEATURES))
+    weights[:, [FEATURES.index(name) for name in settings["features"]]] = tensors["weights"]
+    return settings, tensors | {"weights": weights}
 
 
 def _products(vectors: Tensor, rows: Tensor, photo: Tensor) -> Tensor:

@@ -9,10 +9,12 @@ from numpy.typing import NDArray
 
 from onevision.decoding.ranker import GeneratorRanker
 from onevision.features.queries import QuerySet
-from onevision.generator.choice import FEATURES, INTENTS, ChoiceModel, ItemTable
+from onevision.generator.choice import FEATURES, INTENTS, ChoiceModel
+from onevision.generator.choice_items import ItemTable
 from onevision.generator.choice_training import calibrate_choice, clicks_among, nearest_candidates, train_choice
 from onevision.generator.config import GeneratorTrainingConfig
 from onevision.generator.token_pruning import PruningSetting
+from onevision.generator.warm_choice import ParentChoice
 from onevision.report import ReportTable
 
 BEAMS = 100
@@ -23,11 +25,13 @@ on the very days that it is chosen by."""
 
 @dataclass
 class FittedChoice:
-    """A choice model and how it came about: NDCG by epoch, and by guidance the share of clicks that beams found."""
+    """A choice model and how it came about: NDCG by epoch, by guidance the share of clicks that beams found, and the
+    number of the first epoch (0: the parent's tastes)."""
 
     model: ChoiceModel
     ndcg: list[float]
     found: dict[float, float]
+    first: int
 
     def tables(self) -> list[ReportTable]:
         """For the stage's page."""
@@ -39,7 +43,8 @@ class FittedChoice:
                 "What shoppers choose by",
                 ["feature", *(f"{name} ({100 * share:.0f} %)" for name, share in zip(INTENTS, shares, strict=True))],
                 rows,
-                f"Weights of the two intents. Tastes are of epoch {best + 1} of {len(self.ndcg)}, "
+                f"Weights of the two intents. Tastes are of epoch {self.first + best} of {self.first} to "
+                f"{self.first + len(self.ndcg) - 1}, "
                 f"NDCG {self.ndcg[best]:.4f} on validation days.",
             ),
             ReportTable(
@@ -59,22 +64,34 @@ def fit_choice(
     validation: QuerySet,
     config: GeneratorTrainingConfig,
     seed: int,
+    parent: ParentChoice | None = None,
 ) -> FittedChoice:
-    """Train a choice model for the ranker's generator, and let the ranker use it."""
+    """Train a choice model for the ranker's generator, and let the ranker use it.
+
+    Args:
+        parent: goes on from it, for `warm_choice_epochs`, and keeps its guidance.
+    """
     catalogue = ranker.catalogue
-    model = ChoiceModel(items, ranker.model.config.segments, config.taste_rank, config.long_history_length)
+    rank = parent.rank() if parent else config.taste_rank
+    epochs = config.warm_choice_epochs if parent else config.choice_epochs
+    model = ChoiceModel(items, ranker.model.config.segments, rank, config.long_history_length)
     model.attach(catalogue)
+    if parent:
+        parent.into(model)
     shoppers, later = model.read(train), model.read(validation)
     near = nearest_candidates(catalogue, train, config.choice_candidates)
     clicks = clicks_among(model, shoppers, train, catalogue, near, None, config, counted=True)
     near = nearest_candidates(catalogue, validation, config.choice_candidates)
     measured = clicks_among(model, later, validation, catalogue, near, None, config, counted=False)
-    ndcg = train_choice(model, traits, clicks, shoppers, measured, later, config, seed)
+    start = parent.taste_of if parent else None
+    ndcg = train_choice(
+        model, traits, clicks, shoppers, measured, later, config.choice_learning_rate, epochs, seed, start
+    )
     number = catalogue.numbers()
     first = np.array([number.get(clicked[0], -2) for clicked in validation.clicked])
     shares: dict[float, float] = {}
     found = {}
-    for guidance in sorted(config.guidance):
+    for guidance in [parent.guidance] if parent else sorted(config.guidance):
         model.guidance = guidance
         ranker.use_choice(model)
         found[guidance] = ranker.find(validation, BEAMS)
@@ -91,4 +108,4 @@ def fit_choice(
     calibrate_choice(model, slates, later)
     model.requires_grad_(False)
     ranker.use_choice(model)
-    return FittedChoice(model, ndcg, shares)
+    return FittedChoice(model, ndcg, shares, 0 if parent else 1)

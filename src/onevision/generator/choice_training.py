@@ -32,7 +32,7 @@ PRIOR_DEVIATION = 1.0
 
 class Clicks(NamedTuple):
     """S clicks as choices among candidates: shoppers' rows (S,), candidates (S, C) with the click first, the features
-    of them that do not change (S, C, 6), log-probabilities (S, C), valid (S, C) bool, weight (S,)."""
+    of them that do not change (S, C, 7), log-probabilities (S, C), valid (S, C) bool, weight (S,)."""
 
     row: Tensor
     items: Tensor
@@ -119,22 +119,28 @@ def train_choice(
     shoppers: Shoppers,
     measured: Clicks,
     measured_shoppers: Shoppers,
-    config: GeneratorTrainingConfig,
+    learning_rate: float,
+    epochs: int,
     seed: int,
+    start: Tensor | None = None,
 ) -> list[float]:
     """Learn tastes from training clicks; keeps the epoch that says most of the `measured` ones on validation days.
 
     Args:
         traits: (I, F) of the items (`generator.traits`).
+        start: (k, F) map from traits to tastes to go on from, with the parameters that the model has; without training
+            it is the first of the epochs.
 
     Returns:
         NDCG of every epoch.
     """
     generator = torch.Generator().manual_seed(seed)
-    described = torch.from_numpy(traits)
-    described = described / described.shape[1] ** 0.5
+    described, scale = torch.from_numpy(traits), traits.shape[1] ** 0.5
+    described = described / scale
     taste_of = nn.Linear(traits.shape[1], model.taste.shape[1], bias=False)
     nn.init.normal_(taste_of.weight, std=0.6, generator=generator)
+    if start is not None:
+        taste_of.weight.data.copy_(start * scale)
     own = [model.weights, model.intent]
     others = [p for n, p in model.named_parameters() if n not in ("weights", "intent")]
     optimizer = torch.optim.AdamW(
@@ -142,11 +148,22 @@ def train_choice(
             {"params": [*others, taste_of.weight], "weight_decay": WEIGHT_DECAY},
             {"params": own, "lr": WEIGHT_LEARNING_RATE, "weight_decay": 0.0},
         ],
-        lr=config.choice_learning_rate,
+        lr=learning_rate,
     )
     scores: list[float] = []
     best: dict[str, Tensor] = {}
-    for _ in tqdm(range(config.choice_epochs), desc="sft choice", disable=None):
+
+    def measure() -> None:
+        nonlocal best
+        model.eval()
+        model.taste = taste_of(described).detach()
+        scores.append(_ndcg(model, measured, measured_shoppers))
+        if scores[-1] == max(scores):
+            best = copy.deepcopy(model.state_dict())
+
+    if start is not None:
+        measure()
+    for _ in tqdm(range(epochs), desc="sft choice", disable=None):
         model.train()
         for batch in torch.randperm(len(clicks.row), generator=generator).split(BATCH_SIZE):
             model.taste = taste_of(described)
@@ -154,11 +171,7 @@ def train_choice(
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
-        model.eval()
-        model.taste = taste_of(described).detach()
-        scores.append(_ndcg(model, measured, measured_shoppers))
-        if scores[-1] == max(scores):
-            best = copy.deepcopy(model.state_dict())
+        measure()
     model.load_state_dict(best)
     return scores
 
@@ -174,12 +187,16 @@ def calibrate_choice(model: ChoiceModel, searches: Sequence[Clicks], shoppers: S
     optimizer = torch.optim.Adam(fitted, lr=WEIGHT_LEARNING_RATE)
     searches = [clicks for clicks in searches if len(clicks.row)]
     model.eval()
+    tastes = []
+    with torch.no_grad():
+        for clicks in searches:
+            tastes.append(_taste(model, clicks, shoppers, torch.arange(len(clicks.row))))
     for _ in range(CALIBRATION_STEPS if searches else 0):
         moved = sum(((p - s) / PRIOR_DEVIATION).square().sum() for p, s in zip(fitted, start, strict=True))
-        losses = [
-            choice_loss(model, clicks, shoppers, torch.arange(len(clicks.row))) + moved / (2 * len(clicks.row))
-            for clicks in searches
-        ]
+        losses = []
+        for clicks, taste in zip(searches, tastes, strict=True):
+            log_p = model(clicks.known, clicks.log_p, taste, clicks.valid)
+            losses.append(_mean_loss(log_p, clicks.weight) + moved / (2 * len(clicks.row)))
         loss = torch.stack(losses).mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -188,15 +205,22 @@ def calibrate_choice(model: ChoiceModel, searches: Sequence[Clicks], shoppers: S
 
 def choice_loss(model: ChoiceModel, clicks: Clicks, shoppers: Shoppers, batch: Tensor) -> Tensor:
     """Weighted mean of -log p(click | photo, shopper) of the clicks `batch` (B,)."""
-    weight = clicks.weight[batch]
-    return -(_log_p(model, clicks, shoppers, batch)[:, 0] * weight).sum() / weight.sum()
+    return _mean_loss(_log_p(model, clicks, shoppers, batch), clicks.weight[batch])
+
+
+def _mean_loss(log_p: Tensor, weight: Tensor) -> Tensor:
+    return -(log_p[:, 0] * weight).sum() / weight.sum()
 
 
 def _log_p(model: ChoiceModel, clicks: Clicks, shoppers: Shoppers, batch: Tensor) -> Tensor:
-    user = model.user(_of(shoppers, clicks.row[batch]))
-    taste = (model.taste[clicks.items[batch].clamp_min(0)] @ user[..., None]).squeeze(-1)
+    taste = _taste(model, clicks, shoppers, batch)
     log_p: Tensor = model(clicks.known[batch], clicks.log_p[batch], taste, clicks.valid[batch])
     return log_p
+
+
+def _taste(model: ChoiceModel, clicks: Clicks, shoppers: Shoppers, batch: Tensor) -> Tensor:
+    user = model.user(_of(shoppers, clicks.row[batch]))
+    return (model.taste[clicks.items[batch].clamp_min(0)] @ user[..., None]).squeeze(-1)
 
 
 @torch.no_grad()

@@ -48,13 +48,17 @@ class GeneratorTrainingConfig(Section):
     token_dropout: float = Field(0.3, ge=0, lt=1, description="image tokens dropped in the last part of S2")
     view_mix: float = Field(2.0, ge=0, description="a of the Beta(a, a) mix of query and item views; 0 for none")
     warm_steps: int = Field(
-        100, ge=1, description="steps of S2 from a parent generator, as the nightly refresh takes them"
+        100, ge=1, description="most steps of S2 from a parent generator, as the nightly refresh takes them"
+    )
+    warm_passes: float = Field(
+        2.0, gt=0, description="times that those steps draw each click of the day: fewer steps where less is new"
     )
     warm_learning_rate: float = Field(3e-4, gt=0, description="peak learning rate of those steps")
     warm_days: float = Field(1.0, gt=0, description="newest training days that count as the day")
     warm_day_share: float = Field(
-        0.5, ge=0, lt=1, description="share of clicks and pictures from the day; the rest is replay"
+        0.5, gt=0, lt=1, description="share of clicks and pictures from the day; the rest is replay"
     )
+    warm_choice_epochs: int = Field(2, ge=1, description="passes of the choice model when it goes on from a parent's")
     taste_rank: int = Field(16, ge=1, description="dimensions of taste in the choice model")
     choice_epochs: int = Field(10, ge=1, description="passes of the choice model over the clicks")
     choice_learning_rate: float = Field(5e-3, gt=0)

@@ -17,8 +17,8 @@ from onevision.distributed import Group, open_group, split_rows
 from onevision.encoder.model import Encoder
 from onevision.errors import OneVisionError
 from onevision.features.queries import QuerySet
-from onevision.generator.choice import item_table
 from onevision.generator.choice_fitting import fit_choice
+from onevision.generator.choice_items import item_table
 from onevision.generator.config import GeneratorTrainingConfig
 from onevision.generator.configuration import GeneratorConfig
 from onevision.generator.modelling import Generator
@@ -26,6 +26,7 @@ from onevision.generator.prompts import PromptBuilder, without_shopper
 from onevision.generator.samples import picture_samples, query_samples
 from onevision.generator.training import GeneratorTrainer
 from onevision.generator.traits import item_traits
+from onevision.generator.warm_choice import open_parent_choice
 from onevision.generator.warm_start import PARENT, mostly, new_items, of_the_day, open_parent, warm_config
 from onevision.metrics.ranking import hit_rate
 from onevision.quantization.residual import ResidualQuantizer
@@ -57,8 +58,8 @@ def run(
     Under `torchrun` every process comes here with the same arguments; only process 0 writes.
 
     Args:
-        parent: a generator of these codebooks to go on from, by `warm_steps` on the newest day and a replay; its
-            weights are kept where validation days like them best.
+        parent: a generator of these codebooks to go on from, by a few steps on the newest day and a replay; its
+            weights are kept where validation days like them best. Its choice model goes on as well.
     """
     kinds = {"snapshot": snapshot, "pairs": pairs, "encoder": encoder, "quantizer": quantizer}
     kinds |= {"semantic_ids": semantic_ids, "features": features}
@@ -75,7 +76,6 @@ def run(
     validation = held_out.take(np.arange(len(held_out))[-VALIDATION_QUERIES:])
     generation = parents["quantizer"].generation or ""
     if parent:
-        config = warm_config(config)
         model = open_parent(parent, generation, train)
     else:
         model = build_generator(config, encoder, quantizer, train, generation)
@@ -85,8 +85,9 @@ def run(
     pictures = picture_samples(encoder, builder, catalogue)
     clicks = query_samples(train, builder, catalogue, config)
     if parent:
-        day = of_the_day(pairs, train, config.warm_days)
-        clicks = mostly(clicks, day[clicks.row], config.warm_day_share)
+        day = of_the_day(pairs, train, config.warm_days)[clicks.row]
+        config = warm_config(config, int(day.sum()))
+        clicks = mostly(clicks, day, config.warm_day_share)
         pictures = mostly(pictures, new_items(catalogue)[pictures.item], config.warm_day_share)
     ranker = GeneratorRanker(model, catalogue)
     categories = torch.from_numpy(_category_rows(encoder, catalogue))
@@ -116,7 +117,8 @@ def run(
     alone = Group(0, 1, torch.device("cpu"))
     traits = item_traits(catalogue, Snapshot.open(snapshot), encoder)
     items = item_table(catalogue, train, categories.numpy())
-    choice = fit_choice(ranker, items, traits, train, held_out, config, seed)
+    known = open_parent_choice(parent, catalogue, traits) if parent else None
+    choice = fit_choice(ranker, items, traits, train, held_out, config, seed, known)
     model.save_pretrained(out)
     choice.model.save_pretrained(out)
     write_json(out / "history.json", {"steps": log.steps, "loss": log.loss, "checks": log.checks, "kept": log.kept})

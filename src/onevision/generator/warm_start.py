@@ -6,6 +6,7 @@ pictures come from it, the rest are drawn from all. Whether the parent was bette
 
 from __future__ import annotations
 
+import math
 from datetime import timedelta
 from pathlib import Path
 
@@ -26,9 +27,11 @@ PARENT = "parent"
 """Name of the check before the first step."""
 
 
-def warm_config(config: GeneratorTrainingConfig) -> GeneratorTrainingConfig:
-    """The training of a refresh: stage S2 alone, for a few steps."""
-    steps = {"steps_visual": 0, "steps_cooccurrence": 0, "steps_personal": config.warm_steps}
+def warm_config(config: GeneratorTrainingConfig, new_clicks: int) -> GeneratorTrainingConfig:
+    """The training of a refresh: stage S2 alone, for as many steps as draw the day's clicks `warm_passes` times."""
+    clicks = config.batch_size - round(config.batch_size * config.replay_share)
+    wanted = math.ceil(config.warm_passes * new_clicks / max(clicks * config.warm_day_share, 1))
+    steps = {"steps_visual": 0, "steps_cooccurrence": 0, "steps_personal": min(max(wanted, 1), config.warm_steps)}
     return config.model_copy(update=steps | {"learning_rate": config.warm_learning_rate})
 
 

@@ -1,4 +1,8 @@
-"""What validation days say of a checkpoint: the served ranking, from beams to items, of searches with a click."""
+"""What validation days say of a checkpoint, of searches with a click.
+
+Checkpoints are compared on slates, what the parent's beams found: that costs no decoding. Beams follow tastes too, so
+the one that is to be kept is asked once more as it would be served, from beams to items.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from onevision.decoding.ranker import GeneratorRanker
@@ -15,6 +20,7 @@ from onevision.metrics.ranking import hit_rate, ndcg
 from onevision.preference.config import PreferenceConfig
 from onevision.preference.lists import CLICKED, ORDERED
 from onevision.preference.reward import RewardModel
+from onevision.preference.slates import Slates
 
 PLACES = 10
 
@@ -44,16 +50,21 @@ class ValidationDays:
     """Ranks the searches whose first click is on an item of the catalogue.
 
     Args:
+        slates: what the parent's beams found for the queries.
         reward: judges what is found; it does not decide.
     """
 
     def __init__(
-        self, ranker: GeneratorRanker, queries: QuerySet, reward: RewardModel | None, config: PreferenceConfig
+        self,
+        ranker: GeneratorRanker,
+        queries: QuerySet,
+        slates: Slates,
+        reward: RewardModel | None,
+        config: PreferenceConfig,
     ) -> None:
         number = ranker.catalogue.numbers()
-        self.queries = queries.take(
-            [n for n, clicked in enumerate(queries.clicked) if clicked and clicked[0] in number]
-        )
+        rows = [n for n, clicked in enumerate(queries.clicked) if clicked and clicked[0] in number]
+        self.queries, self.slates = queries.take(rows), slates.take(torch.tensor(rows, dtype=torch.long))
         self.ranker, self.reward, self.config = ranker, reward, config
         self.first = [[number[clicked[0]]] for clicked in self.queries.clicked]
         self.levels = [
@@ -61,22 +72,31 @@ class ValidationDays:
             for clicked, ordered in zip(self.queries.clicked, self.queries.ordered, strict=True)
         ]
 
+    @torch.no_grad()
     def check(self, choice: ChoiceModel) -> Validation:
-        """Measure a choice model."""
-        choice.eval()
-        self.ranker.use_choice(choice)
+        """Measure a choice model on the slates."""
+        scores, order = self.slates.scores(choice.eval()).sort(dim=1, descending=True, stable=True)
+        items = self.slates.items.gather(1, order)
+        return self._measure(choice, items[:, :PLACES].numpy(), scores[:, :PLACES].numpy())
+
+    def ask(self, choice: ChoiceModel) -> Validation:
+        """Measure a choice model as it would be served."""
+        self.ranker.use_choice(choice.eval())
         ranking = self.ranker.rank(self.queries, self.config.beam_width, PLACES)
-        there = ranking.items >= 0
-        cosine = np.einsum("qkd,qd->qk", self.ranker.catalogue.embedding[ranking.items], self.queries.embedding)
-        hits = hit_rate(ranking.items, self.first, PLACES)
+        return self._measure(choice, ranking.items, ranking.scores)
+
+    def _measure(self, choice: ChoiceModel, items: NDArray[np.int64], scores: NDArray[np.float32]) -> Validation:
+        there = items >= 0
+        cosine = np.einsum("qkd,qd->qk", self.ranker.catalogue.embedding[items], self.queries.embedding)
+        hits = hit_rate(items, self.first, PLACES)
         gains = [list(levels.values()) for levels in self.levels]
         return Validation(
             float(hits.mean()),
-            float(ndcg(ranking.items, [list(levels) for levels in self.levels], PLACES, gains).mean()),
+            float(ndcg(items, [list(levels) for levels in self.levels], PLACES, gains).mean()),
             float(cosine[there].mean()),
             float(hits[self.queries.personal].mean()) if self.queries.personal.any() else 0.0,
-            self._reward(choice, torch.from_numpy(ranking.items), torch.from_numpy(ranking.scores)),
-            len(np.unique(ranking.items[there])),
+            self._reward(choice, torch.from_numpy(items), torch.from_numpy(scores)),
+            len(np.unique(items[there])),
         )
 
     def _reward(self, choice: ChoiceModel, items: Tensor, scores: Tensor) -> float:

@@ -12,6 +12,7 @@ from onevision.reporting.charts import line_chart
 from onevision.semantic_ids.catalogue import Catalogue
 
 PREVIEWED = 5
+_CAPTION = "Objective: {}. Checks rank what the parent's beams found; who passes is asked once more as it is served."
 CHARTS = {
     "Log-probability of chosen and rejected items": (
         ("chosen", "rejected"),
@@ -34,13 +35,14 @@ def make_report(
 ) -> StageReport:
     """Checks on validation days, training monitors, preference lists and the reward model's calibration."""
     parent, best = monitor.checks[0], max(monitor.checks, key=lambda c: c.ndcg)
+    names = ["parent", *(f"check {n}" for n in range(1, len(monitor.checks))), "parent, served", "best, served"]
     checks = [
         [
-            "parent" if n == 0 else f"check {n}",
+            name,
             *(round(v, 4) for v in (c.hit_rate, c.ndcg, c.similarity, c.personal_hit_rate, c.reward)),
             c.distinct,
         ]
-        for n, c in enumerate(monitor.checks)
+        for name, c in zip(names, [*monitor.checks, *monitor.served], strict=False)
     ]
     columns = ["checkpoint", "HR@10", "NDCG@10, orders double", "image similarity", "HR@10, personal", "reward"]
     charts = [
@@ -70,7 +72,7 @@ def make_report(
         },
         warnings=warnings,
         tables=[
-            ReportTable("Validation days", [*columns, "distinct items"], checks, f"Objective: {config.objective}."),
+            ReportTable("Validation days", [*columns, "distinct items"], checks, _CAPTION.format(config.objective)),
             _preview(lists, queries, catalogue),
             *(fitted.tables() if fitted else []),
         ],

@@ -26,7 +26,8 @@ from onevision.generator.choice import COSINE_SCALE, FEATURES, ChoiceModel, Shop
 from onevision.preference.calibration import MonotoneNetwork
 from onevision.preference.rates import RATES, corrected_rates
 
-READ = (*FEATURES[:6], "taste", "choice", *RATES)
+KNOWN = FEATURES[: FEATURES.index("again")]
+READ = (*KNOWN, "taste", "choice", *RATES)
 HIDDEN = 16
 BATCH_SIZE, EPOCHS, LEARNING_RATE, WEIGHT_DECAY = 1024, 8, 5e-3, 1e-2
 WEIGHTS = "reward.safetensors"
@@ -78,7 +79,7 @@ class RewardModel(nn.Module):
         taste = (choice.taste[items] @ choice.user(shoppers)[..., None]).squeeze(-1)
         counts = self.counts[items] if own is None else (self.counts[items] - own).clamp_min(0)
         rates = corrected_rates(counts, self.counts.sum(0))
-        return torch.cat([known, taste[..., None], scores[..., None], rates], -1)
+        return torch.cat([known[..., : len(KNOWN)], taste[..., None], scores[..., None], rates], -1)
 
     def forward(self, features: Tensor) -> Tensor:
         """Logits (..., 2) that are not calibrated: click, and order once clicked."""

@@ -16,7 +16,7 @@ from onevision.semantic_ids.catalogue import Catalogue
 
 
 class Slates(NamedTuple):
-    """What Q searches choose among: `items` (Q, C), -1 for none, the features (Q, C, 6) of them that do not change, and
+    """What Q searches choose among: `items` (Q, C), -1 for none, the features (Q, C, 7) of them that do not change, and
     the log-probabilities (Q, C) of their semantic IDs."""
 
     shoppers: Shoppers

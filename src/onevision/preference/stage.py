@@ -34,7 +34,10 @@ def run(
     config: PreferenceConfig,
     seed: int,
 ) -> StageReport:
-    """Align the generator; the artifact holds the parent's weights if alignment did not win."""
+    """Align the generator; the artifact holds the parent's weights if alignment did not win.
+
+    A generator that went on from an earlier one (a refresh) is aligned on fewer searches: it was aligned before.
+    """
     kinds = {"pairs": pairs, "encoder": encoder, "semantic_ids": semantic_ids, "features": features}
     kinds["generator"] = generator
     parents = {kind: open_artifact(path, kind) for kind, path in kinds.items()}
@@ -51,26 +54,30 @@ def run(
         found, log_p = ranker.find(queries, config.beam_width)
         return queries, make_slates(parent, queries, catalogue, found, log_p, counted=split == "train")
 
-    train, slates = searches("train", config.queries)
+    refresh = "parent" in parents["generator"].parents
+    train, slates = searches("train", config.warm_queries if refresh else config.queries)
     held_out = searches("validation", None)
     fitted = fit_reward(parent, pairs, catalogue, (train, slates), held_out, seed)
-    days = ValidationDays(ranker, held_out[0], fitted.model if fitted else None, config)
+    days = ValidationDays(ranker, *held_out, fitted.model if fitted else None, config)
     with torch.no_grad():
         order = slates.scores(parent).argsort(dim=1, descending=True, stable=True)
     lists = build_lists(train, slates.items.gather(1, order).numpy(), catalogue, config)
     gains = torch.from_numpy(gains_of(train, slates.items.numpy(), catalogue))
     choice = ChoiceModel.from_pretrained(generator, catalogue)
     monitor, best = align(choice, lists, slates, gains, config, lambda: days.check(choice), seed)
-    if best is None:
+    if best is not None:
+        choice.load_state_dict(best)
+        monitor.served = [days.ask(parent), days.ask(choice)]
+    kept = bool(monitor.served) and monitor.served[1].wins(monitor.served[0], config)
+    if not kept:
         choice = parent
     else:
-        choice.load_state_dict(best)
         fitted = fit_reward(choice.requires_grad_(False), pairs, catalogue, (train, slates), held_out, seed)
     model.save_pretrained(out)
     choice.save_pretrained(out)
     if fitted:
         fitted.model.save_pretrained(out)
-    write_json(out / "history.json", {"steps": monitor.steps, **monitor.values, "kept": best is not None})
-    report = make_report(monitor, fitted, best is not None, config, lists, train, catalogue)
-    finish_artifact(out, "generator", parents=parents, counts=report.counts, extra={"kept": best is not None})
+    write_json(out / "history.json", {"steps": monitor.steps, **monitor.values, "kept": kept})
+    report = make_report(monitor, fitted, kept, config, lists, train, catalogue)
+    finish_artifact(out, "generator", parents=parents, counts=report.counts, extra={"kept": kept})
     return report

@@ -1,16 +1,18 @@
 """What households buy next, day by day: the champion beside lists that anybody can make.
 
 A basket is what a household orders on a day; a list hits it if any of its first k items is in it. `popularity` ranks
-by all orders of the days before, `own_frequency` by the household's own, then by popularity. Both need no question.
-The champion is asked with the photo of the basket's first search, which shows one product of it (`with_photo`: what a
-visual search is for, and no forecast), and as the same model without any photo (`without_photo`: taste and
-popularity alone).
+by all orders of the days before, `own_frequency` by the household's own, then by popularity. The champion is asked
+without any photo, of what it knew at the day's first moment (`without_photo`: its choice model's "one like it", where
+likeness says nothing: what the household takes again, taste and popularity). None of the three knows anything of the
+day. And it is asked with the photo of the basket's first search, which shows one product of it (`with_photo`: what a
+visual search is for, and no forecast).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from datetime import datetime, timedelta
+import tempfile
+from collections.abc import Iterable, Sequence
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -26,16 +28,19 @@ from onevision.data.snapshot import Snapshot
 from onevision.evaluation.beside import CHAMPION
 from onevision.evaluation.items import Items
 from onevision.evaluation.stage import held_out_queries
-from onevision.features.queries import QuerySet
-from onevision.generator.choice import ChoiceModel
+from onevision.features.definitions import SEGMENT
+from onevision.features.history import historical_rows
+from onevision.features.online import REPOSITORY, open_features
+from onevision.features.repository import open_store
+from onevision.generator.choice import HISTORIES, INTENTS, ChoiceModel, Shoppers
 from onevision.metrics import mean_interval
 from onevision.semantic_ids.catalogue import Catalogue
 
 CUTOFFS = (1, 5, 10)
 PLACES = max(CUTOFFS)
-UNASKED, ASKED = ("popularity", "own_frequency"), ("without_photo", "with_photo")
+FORECASTS, ASKED = ("popularity", "own_frequency", "without_photo"), "with_photo"
+BASKETS_A_BATCH = 512
 SAMPLES = 1000
-_DAY = timedelta(days=1)
 
 
 def ask_baskets(
@@ -50,27 +55,28 @@ def ask_baskets(
 
     Returns:
         one row a basket: `user_id`, `day`, and for every ranking the rank of the first item that hits, 0 for none among
-        ten; null for `without_photo` and `with_photo` where no search of the basket was measured.
+        ten; null for `with_photo` where no search of the basket was measured.
     """
     catalogue = Catalogue.open(champion / "semantic_ids")
     number = catalogue.numbers()
     orders = pq.read_table(log / TABLES["events"].file, filters=[("event_type", "==", "order")]).to_pandas()
     orders = orders.assign(item=orders["item_id"].map(number), day=orders["ts"].dt.floor("D")).dropna(subset=["item"])
-    lists = _asked(champion, catalogue, made, max_queries, number)
+    asked = _asked(made, max_queries, number)
+    choice = ChoiceModel.from_pretrained(open_artifact(champion / "generator", verify=False).path, catalogue)
+    baskets = orders[(orders["day"] >= since) & (orders["day"] < until)].groupby(["day", "user_id"])["item"]
+    wanted = baskets.agg(lambda items: set(items.astype(int))).reset_index()
+    forecast = _forecast(choice, made["features"], wanted["user_id"], wanted["day"])
     parts = []
-    for day in pd.date_range(since, until - _DAY, freq="D"):
-        today = orders[orders["day"] == day]
-        baskets = today.groupby("user_id")["item"].agg(lambda items: set(items.astype(int)))
-        own = _ranked_by_counts(orders[orders["day"] < day], list(baskets.index), len(number))
-        found = {name: _first_hits(own[name], list(baskets)) for name in UNASKED}
-        for name in ASKED:
-            held = [lists.get((user, day), {}).get(name) for user in baskets.index]
-            hits = [
-                None if h is None else int(_first_hits(h[None], [b])[0]) for h, b in zip(held, baskets, strict=True)
-            ]
-            found[name] = pa.array(hits, pa.int64())
-        times = pa.array([day] * len(baskets), pa.timestamp("us", tz="UTC"))
-        parts.append(pa.table({"user_id": pa.array(list(baskets.index), pa.string()), "day": times, **found}))
+    for day, of_day in wanted.groupby("day"):
+        users, held = of_day["user_id"].tolist(), of_day["item"].tolist()
+        lists = _ranked_by_counts(orders[orders["day"] < day], users, len(number))
+        lists["without_photo"] = forecast[of_day.index]
+        found: dict[str, object] = {name: _first_hits(lists[name], held) for name in FORECASTS}
+        shown = [asked.get((user, day)) for user in users]
+        hits = [None if s is None else int(_first_hits(s[None], [b])[0]) for s, b in zip(shown, held, strict=True)]
+        found[ASKED] = pa.array(hits, pa.int64())
+        times = pa.array([day] * len(users), pa.timestamp("us", tz="UTC"))
+        parts.append(pa.table({"user_id": pa.array(users, pa.string()), "day": times, **found}))
     return pa.concat_tables(parts)
 
 
@@ -82,7 +88,7 @@ def compared_baskets(answers: Iterable[pa.Table], seed: int) -> dict[str, dict[s
     if not tables:
         return {}
     frame = pa.concat_tables(tables).to_pandas()
-    parts = {"all": (frame, UNASKED), "searched": (frame.dropna(subset=list(ASKED)), (*UNASKED, *ASKED))}
+    parts = {"all": (frame, FORECASTS), "searched": (frame.dropna(subset=[ASKED]), (*FORECASTS, ASKED))}
     return {
         part: {"baskets": len(rows), **{name: _hit_rates(rows[name].to_numpy(), seed) for name in names}}
         for part, (rows, names) in parts.items()
@@ -90,42 +96,49 @@ def compared_baskets(answers: Iterable[pa.Table], seed: int) -> dict[str, dict[s
     }
 
 
-def rank_without_photo(choice: ChoiceModel, queries: QuerySet) -> NDArray[np.int64]:
-    """The items (Q, `PLACES`) that the choice model takes for these shoppers if no photo says what they look for."""
-    shoppers = choice.read(queries)
-    blind = shoppers._replace(
-        embedding=torch.zeros_like(shoppers.embedding), category=torch.zeros_like(shoppers.category)
-    )
-    every = torch.arange(len(choice.item_new)).expand(len(queries), -1)
-    scores = choice.score(blind, every, torch.zeros(every.shape))
+def rank_without_photo(choice: ChoiceModel, shoppers: Shoppers) -> NDArray[np.int64]:
+    """The items (Q, `PLACES`) that these shoppers would take if no photo says what they look for.
+
+    There is no very product that they could want then, so the weights are those of "one like it".
+    """
+    every = torch.arange(len(choice.item_new)).expand(len(shoppers.segment), -1)
+    taste = choice.user(shoppers) @ choice.taste.T
+    known = choice.known(shoppers, every)
+    utility = torch.cat([known, torch.zeros_like(taste)[..., None], taste[..., None]], -1)
+    scores = utility @ choice.weights[INTENTS.index("one like it")]
     ranked: NDArray[np.int64] = scores.argsort(dim=1, descending=True, stable=True)[:, :PLACES].numpy()
     return ranked
 
 
+def _forecast(choice: ChoiceModel, features: Path, users: Sequence[str], days: Sequence[datetime]) -> NDArray[np.int64]:
+    """(B, `PLACES`) what the choice model says of users (B,) from what had happened when their day (B,) began."""
+    folder = open_features(features).file(REPOSITORY)
+    keys = pa.array([str(n) for n in range(len(users))])
+    moments = pa.table({"query_id": keys, "user_id": list(users), "ts": pa.array(days, pa.timestamp("us", tz="UTC"))})
+    with tempfile.TemporaryDirectory(prefix="onevision-features-") as scratch:
+        rows = historical_rows(open_store(folder, Path(scratch)), moments)
+    lists = [rows[name].to_pylist() for name in HISTORIES]
+    shoppers = choice.read_without_photo(rows[SEGMENT].to_pylist(), lists)
+    parts = torch.arange(len(users)).split(BASKETS_A_BATCH)
+    return np.concatenate([rank_without_photo(choice, Shoppers(*(value[p] for value in shoppers))) for p in parts])
+
+
 def _asked(
-    champion: Path, catalogue: Catalogue, made: dict[str, Path], max_queries: int, number: dict[str, int]
-) -> dict[tuple[str, pd.Timestamp], dict[str, NDArray[np.int64]]]:
-    """(user, day) -> the champion's two lists for the first search of the day that was measured."""
+    made: dict[str, Path], max_queries: int, number: dict[str, int]
+) -> dict[tuple[str, pd.Timestamp], NDArray[np.int64]]:
+    """(user, day) -> what the champion found for the photo of the first search of the day that was measured."""
     items = Items.load(made["semantic_ids"], Snapshot.open(made["snapshot"], verify=False))
     queries, _ = held_out_queries(made["pairs"], made["encoder"], made["features"], items, max_queries)
     times = pq.read_table(made["pairs"] / "queries.parquet", columns=["query_id", "ts"]).to_pandas()
-    day = pd.Series(queries.query_id).map(times.set_index("query_id")["ts"])
-    first = np.sort(
-        pd.DataFrame({"user": queries.user_id, "day": day.dt.floor("D"), "ts": day})
-        .sort_values("ts", kind="stable")
-        .drop_duplicates(["user", "day"])
-        .index.to_numpy()
-    )
-    asked = queries.take(first)
-    choice = ChoiceModel.from_pretrained(open_artifact(champion / "generator", verify=False).path, catalogue)
-    blind = rank_without_photo(choice, asked)
+    ts = pd.Series(queries.query_id).map(times.set_index("query_id")["ts"])
+    searches = pd.DataFrame({"user": queries.user_id, "query": queries.query_id, "ts": ts, "day": ts.dt.floor("D")})
+    first = searches.sort_values("ts", kind="stable").drop_duplicates(["user", "day"])
     ranks = pq.read_table(made["evaluation"] / "ranks.parquet", filters=[("system", "==", CHAMPION)]).to_pandas()
     shown = ranks.set_index("query_id")["items"]
-    lists = {}
-    for row, (user, query) in enumerate(zip(asked.user_id, asked.query_id, strict=True)):
-        found = np.array([number.get(item, -1) for item in shown[query]], dtype=np.int64)
-        lists[user, day[first[row]].floor("D")] = {"without_photo": blind[row], "with_photo": found}
-    return lists
+    return {
+        (user, day): np.array([number.get(item, -1) for item in shown[query]], dtype=np.int64)
+        for user, day, query in zip(first["user"], first["day"], first["query"], strict=True)
+    }
 
 
 def _ranked_by_counts(orders: pd.DataFrame, users: list[str], items: int) -> dict[str, NDArray[np.int64]]:

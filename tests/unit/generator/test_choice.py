@@ -9,13 +9,16 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from support.generators import HOUR, NOW, make_catalogue, make_generator, make_queries
 
+from onevision.artifacts import read_json, write_json
 from onevision.decoding.ranker import GeneratorRanker
 from onevision.errors import ArtifactError
 from onevision.features.queries import QuerySet
-from onevision.generator.choice import ChoiceModel, Shoppers, item_table
+from onevision.generator.choice import FEATURES, SETTINGS, WEIGHTS, ChoiceModel, Shoppers
 from onevision.generator.choice_fitting import fit_choice
+from onevision.generator.choice_items import item_table
 from onevision.generator.choice_training import calibrate_choice, choice_loss, clicks_among, nearest_candidates
 from onevision.generator.config import GeneratorTrainingConfig
 from onevision.metrics.ranking import mrr
@@ -56,6 +59,7 @@ def test_scores_are_those_of_plain_loops() -> None:
             known = [number[i] for i in getattr(QUERIES, name)[row]][:4]
             for item in known:
                 user = user + weight * model.taste[item] / (len(known) + model.log_pseudo_items.exp())
+        again = [number[i] for i in QUERIES.long_history[row]][:4]
         logits = np.zeros((2, items.shape[1]))
         for place, item in enumerate(items[row].tolist()):
             clicked = [q for q in range(len(QUERIES)) if CATALOGUE.item_ids[item] in QUERIES.clicked[q]]
@@ -69,6 +73,7 @@ def test_scores_are_those_of_plain_loops() -> None:
                 np.log(max(float(QUERIES.category[row, CATEGORY[item]]), 1e-3)),
                 np.log((len(clicked) + 0.5) / (usual + 0.5)),
                 float(new),
+                np.log1p(sum(10 * np.exp(-n / 30) for n, i in enumerate(again) if i == item)),
                 float(log_p[row, place]),
                 float(model.taste[item] @ user),
             ]
@@ -76,6 +81,32 @@ def test_scores_are_those_of_plain_loops() -> None:
         shares = model.intent.softmax(0).numpy()
         expected = sum(share * np.exp(one) / np.exp(one).sum() for share, one in zip(shares, logits, strict=True))
         np.testing.assert_allclose(scores[row].exp().numpy(), expected, rtol=2e-3, atol=1e-6)
+
+
+def test_what_was_taken_lately_and_often_counts_more() -> None:
+    model = make_choice()
+    queries = QUERIES.take([0, 0, 0])
+    one, other, third = CATALOGUE.item_ids[:3]
+    queries.long_history = [[one, other, "gone", one], [other, one], []]
+    place = FEATURES.index("again")
+    again = model.known(model.read(queries), torch.arange(len(CATALOGUE.item_ids)).expand(3, -1))[..., place]
+    number = CATALOGUE.numbers()
+    assert again[0, number[one]] > again[0, number[other]] > again[0, number[third]] == 0
+    assert again[1, number[other]] > again[1, number[one]] > 0
+    assert not again[2].any()
+
+
+def test_a_feature_that_was_not_known_then_counts_nothing(tmp_path: Path) -> None:
+    model = make_choice()
+    model.weights[:, FEATURES.index("again")] = 0
+    model.save_pretrained(tmp_path)
+    settings, tensors = read_json(tmp_path / SETTINGS), load_file(tmp_path / WEIGHTS)
+    older = [name for name in FEATURES if name != "again"]
+    tensors["weights"] = tensors["weights"][:, [FEATURES.index(name) for name in older]].contiguous()
+    del tensors["item_key"]
+    write_json(tmp_path / SETTINGS, settings | {"features": older})
+    save_file(tensors, tmp_path / WEIGHTS)
+    torch.testing.assert_close(ChoiceModel.from_pretrained(tmp_path, CATALOGUE).weights, model.weights)
 
 
 def test_own_clicks_are_taken_out_of_what_items_are_known_by() -> None:

@@ -41,10 +41,13 @@ def test_a_day_that_is_there_often_enough_or_not_at_all_changes_nothing() -> Non
         assert mostly(samples, day, 0.5) is samples
 
 
-def test_a_refresh_takes_its_own_few_steps() -> None:
-    config = warm_config(CONFIG)
-    assert (config.steps_visual, config.steps_cooccurrence, config.steps_personal) == (0, 0, 3)
-    assert config.learning_rate == CONFIG.warm_learning_rate
+@pytest.mark.parametrize(("new", "steps"), [(0, 1), (60, 12), (96, 20), (10_000, 50)])
+def test_a_refresh_takes_as_many_steps_as_its_day_needs(new: int, steps: int) -> None:
+    # 20 clicks a step, 10 of them of the day
+    base = GeneratorTrainingConfig(batch_size=100, replay_share=0.8, warm_day_share=0.5, warm_steps=50, warm_passes=2)
+    config = warm_config(base, new)
+    assert (config.steps_visual, config.steps_cooccurrence, config.steps_personal) == (0, 0, steps)
+    assert config.learning_rate == base.warm_learning_rate
 
 
 def test_a_parent_of_other_codebooks_or_other_pictures_is_refused(tmp_path: Path) -> None:

@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from support.generators import make_catalogue, make_queries
+from support.generators import make_catalogue, make_generator, make_queries
 
+from onevision.decoding.ranker import GeneratorRanker
 from onevision.features.queries import QuerySet
-from onevision.generator.choice import ChoiceModel, item_table
-from onevision.preference.checks import Validation
+from onevision.generator.choice import ChoiceModel
+from onevision.generator.choice_items import item_table
+from onevision.preference.checks import Validation, ValidationDays
 from onevision.preference.config import PreferenceConfig
 from onevision.preference.dpo import listwise_dpo, reward_gap_weight
 from onevision.preference.lists import (
@@ -25,7 +27,7 @@ from onevision.preference.objectives import OBJECTIVES
 from onevision.preference.slates import Slates, make_slates
 from onevision.preference.training import Monitor, align, columns_of
 
-CATALOGUE, _ = make_catalogue()
+CATALOGUE, QUANTIZER = make_catalogue()
 
 
 def test_listwise_dpo_equals_the_formula_in_a_loop() -> None:
@@ -162,6 +164,21 @@ def test_columns_are_those_of_winner_and_losers_and_what_was_not_found_has_none(
     )
     columns = columns_of(lists, np.array([[3, 5, -1], [1, 2, 3]]))
     assert columns.tolist() == [[1, -1, 0], [-1, 0, -1]]
+
+
+def test_a_check_says_of_the_parent_what_its_served_ranking_says_and_sees_who_ranks_otherwise() -> None:
+    queries = make_queries(CATALOGUE, 40)
+    choice = make_choice(queries).requires_grad_(False)
+    ranker = GeneratorRanker(make_generator(QUANTIZER), CATALOGUE, choice)
+    slates = make_slates(choice, queries, CATALOGUE, *ranker.find(queries, 30), counted=False)
+    days = ValidationDays(ranker, queries, slates, None, PreferenceConfig(beam_width=30))
+    checked, served = days.check(choice), days.ask(choice)
+    assert checked.hit_rate == pytest.approx(served.hit_rate)
+    assert checked.ndcg == pytest.approx(served.ndcg, abs=1e-6)
+    assert checked.similarity == pytest.approx(served.similarity, abs=1e-6)
+    other = make_choice(queries).requires_grad_(False)
+    other.weights.mul_(-1)  # likes what is least alike
+    assert days.check(other).similarity < checked.similarity
 
 
 PARENT = Validation(0.5, 0.4, 0.8)

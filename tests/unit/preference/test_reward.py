@@ -10,7 +10,8 @@ from support.generators import make_catalogue, make_queries
 from onevision.artifacts import finish_artifact, start_artifact
 from onevision.errors import ArtifactError
 from onevision.features.queries import QuerySet
-from onevision.generator.choice import ChoiceModel, item_table
+from onevision.generator.choice import ChoiceModel
+from onevision.generator.choice_items import item_table
 from onevision.preference.rates import corrected_rates, item_counts, outcomes_of
 from onevision.preference.reward import READ, UNKNOWN_OF_NEW, RewardModel, click_probabilities, reward_loss
 from onevision.preference.reward_fitting import fit_reward, shown_pairs

@@ -10,7 +10,8 @@ import pyarrow as pa
 import torch
 from support.generators import make_catalogue, make_queries
 
-from onevision.generator.choice import ChoiceModel, item_table
+from onevision.generator.choice import FEATURES, ChoiceModel
+from onevision.generator.choice_items import item_table
 from onevision.rehearsal.baskets import _first_hits, _ranked_by_counts, compared_baskets, rank_without_photo
 
 
@@ -38,7 +39,7 @@ def test_hit_rates_are_over_all_baskets_and_over_those_with_a_search() -> None:
             "user_id": ["a", "b", "c"],
             "popularity": [1, 0, 7],
             "own_frequency": [1, 2, 0],
-            "without_photo": pa.array([None, 3, 0], pa.int64()),
+            "without_photo": [1, 3, 0],
             "with_photo": pa.array([None, 1, 10], pa.int64()),
         }
     )
@@ -50,14 +51,21 @@ def test_hit_rates_are_over_all_baskets_and_over_those_with_a_search() -> None:
     assert compared_baskets([], 1) == {}
 
 
-def test_without_a_photo_the_choice_is_the_same_whatever_the_photo_was() -> None:
+def test_without_a_photo_households_get_what_they_took_before_and_what_is_popular() -> None:
     catalogue, _ = make_catalogue()
     queries = make_queries(catalogue)
     choice = ChoiceModel(item_table(catalogue, queries, np.zeros(len(catalogue.item_ids), np.int64)), ["new"], 2, 3)
-    choice.taste.copy_(torch.randn(choice.taste.shape, generator=torch.Generator().manual_seed(1)))
     choice.attach(catalogue).eval()
-    ranked = rank_without_photo(choice, queries)
-    other = queries.take(np.arange(len(queries)))
-    other.embedding = queries.embedding[::-1].copy()
-    assert np.array_equal(rank_without_photo(choice, other), ranked)
-    assert len(np.unique(ranked[0])) == len(ranked[0])
+    torch.nn.init.zeros_(choice.weights)
+    choice.weights.data[0] = 100.0  # "this very product" has no say
+    choice.weights.data[1, FEATURES.index("again")] = 10.0
+    choice.weights.data[1, FEATURES.index("popularity")] = 1.0
+    number = catalogue.numbers()
+    often = catalogue.item_ids[7]
+    nothing: list[list[str]] = [[], []]
+    shoppers = choice.read_without_photo(["new", None], [nothing, nothing, nothing, [[often], []]])
+    ranked = rank_without_photo(choice, shoppers)
+    popularity = (choice.item_clicks + 0.5) / (choice.item_expected + 0.5)
+    popular = popularity.argsort(descending=True, stable=True).tolist()
+    assert ranked[1].tolist() == popular[:10]
+    assert ranked[0].tolist() == [number[often], *[item for item in popular if item != number[often]]][:10]

@@ -21,7 +21,8 @@ from onevision.data.config import SnapshotConfig
 from onevision.data.contract import TABLES
 from onevision.data.snapshot import Snapshot, write_snapshot
 from onevision.errors import ArtifactError
-from onevision.generator.choice import ChoiceModel, item_table
+from onevision.generator.choice import ChoiceModel
+from onevision.generator.choice_items import item_table
 from onevision.generator.modelling import Generator
 from onevision.pairing.config import PairingConfig
 from onevision.pairing.stage import run as pair

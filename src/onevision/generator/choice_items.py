@@ -1,0 +1,55 @@
+"""What a choice model knows its items by: what training searches say of each, and their names.
+
+The names make sure that a model is read for the items it was made for, and let a refresh know them again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from onevision.features.queries import QuerySet
+from onevision.semantic_ids.catalogue import Catalogue
+
+
+class ItemTable(NamedTuple):
+    """I items: category row (I,), sum of the photos after which each was clicked (I, d), clicks (I,), clicks (I,) that
+    the usual item has in the time that each was in the shop, new (I,) bool."""
+
+    category: Tensor
+    photos: Tensor
+    clicks: Tensor
+    expected: Tensor
+    new: Tensor
+
+
+def item_table(catalogue: Catalogue, train: QuerySet, category: NDArray[np.int64]) -> ItemTable:
+    """What training searches say of each item; `category` (I,) are rows of the encoder's categories."""
+    number = catalogue.numbers()
+    pairs = [(row, number[i]) for row, clicked in enumerate(train.clicked) for i in clicked if i in number]
+    query, item = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
+    photos = np.zeros_like(catalogue.embedding)
+    np.add.at(photos, item, train.embedding[query])
+    clicks = np.bincount(item, minlength=len(photos)).astype(np.float32)
+    entered = catalogue.created.clip(train.ts.min(), train.ts.max())
+    shown = (train.ts.max() - entered) / max(np.ptp(train.ts), 1)
+    expected = (shown * clicks.sum() / max(shown.sum(), 1e-12)).astype(np.float32)
+    new = catalogue.table["cold"].to_numpy(zero_copy_only=False).astype(bool)
+    return ItemTable(*(torch.from_numpy(x) for x in (category.clip(0), photos, clicks, expected, new.copy())))
+
+
+def item_keys(item_ids: Iterable[str]) -> NDArray[np.int64]:
+    """(I,) a number for each item id by which another catalogue knows the item again."""
+    digests = (hashlib.blake2b(item.encode(), digest_size=8).digest() for item in item_ids)
+    return np.frombuffer(b"".join(digests), np.int64).copy()
+
+
+def items_digest(catalogue: Catalogue) -> str:
+    """Names the items of a catalogue and their order."""
+    return hashlib.sha256("\n".join(catalogue.item_ids).encode()).hexdigest()[:16]
