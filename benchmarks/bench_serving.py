@@ -34,6 +34,7 @@ from typing import Any
 import numpy as np
 import psutil
 from serving_load import PATIENCE, SEED, Tally, open_loop, saturation
+from serving_memory import MemoryCurve
 
 from onevision.artifacts import open_artifact
 from onevision.data.snapshot import Snapshot
@@ -132,7 +133,7 @@ def overload(bundle: Path, photos: list[bytes], top: float, seconds: float) -> d
 def long_run(
     bundles: list[Path], photos: list[bytes], rate: float, minutes: float, reloads: int, store: Path
 ) -> dict[str, Any]:
-    """`rate` requests a second while the champion changes `reloads` times; memory by the second."""
+    """`rate` requests a second while the champion changes `reloads` times, and the server's memory all the while."""
     identities = [open_artifact(bundle).identity for bundle in bundles]
     for bundle, identity in zip(bundles, identities, strict=True):
         shutil.copytree(bundle, store / "bundles" / identity)
@@ -141,17 +142,19 @@ def long_run(
         swap_pointer(store, {"bundle": identities[number % len(identities)]}, read_pointer(store)[1])
 
     point(0)
-    memory: list[float] = []
+    memory = MemoryCurve()
     with server(["--store", str(store)], ["poll_s=1", *NO_SHEDDING]) as running:
+        began = time.perf_counter()
 
         async def change() -> None:
             for number in range(1, reloads + 1):
                 await asyncio.sleep(60 * minutes / (reloads + 1))
+                memory.changes.append(time.perf_counter() - began)
                 await asyncio.to_thread(point, number)
 
         async def watch() -> None:
             while True:
-                memory.append(running.process.memory_info().rss / 1e6)
+                memory.add(time.perf_counter() - began, running.process.memory_info().rss / 1e6)
                 await asyncio.sleep(1)
 
         async def run() -> Tally:
@@ -164,12 +167,13 @@ def long_run(
         tally = asyncio.run(run())
         loaded = running.metric('onevision_reloads_total{outcome="loaded"}') - 1
         failed = running.metric('onevision_reloads_total{outcome="failed"}')
-    quarters = [float(np.median(part)) for part in np.array_split(memory, 4)]
+    curve = memory.summary()
     requests = sum(tally.answers.values())
     print(
         f"{minutes:g} minutes at {rate:.1f} requests a second, {loaded:.0f} of {reloads} reloads: {requests} requests, "
-        f"{requests - tally.answers[200]} not answered, p99 {tally.quantiles()['p99']:.0f} ms, memory by quarter "
-        f"{', '.join(f'{part:.0f}' for part in quarters)} MB"
+        f"{requests - tally.answers[200]} not answered, p99 {tally.quantiles()['p99']:.0f} ms; memory "
+        f"{curve['start_mb']:.0f} MB at the start, {curve['warm_mb']:.0f} warm, {curve['end_mb']:.0f} at the end, "
+        f"{curve['slope_mb_a_minute']:+.2f} a minute"
     )
     return {
         "minutes": minutes,
@@ -180,8 +184,7 @@ def long_run(
         "reloads_failed": failed,
         "bundles": dict(tally.bundles),
         **tally.quantiles(),
-        "memory_mb_by_quarter": quarters,
-        "memory_mb_peak": max(memory),
+        "memory": curve,
     }
 
 

@@ -1,37 +1,43 @@
-"""A real server in a thread of the test, at a free port."""
+"""Real servers: in a thread of the test, or as the process that `onevision serve` is."""
 
 from __future__ import annotations
 
+import os
+import re
+import sys
 import threading
 import time
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
 
 import httpx2 as httpx
+import psutil
 
 from onevision.serving.config import ServingConfig
 from onevision.serving.server import Server, Sources
 
-PATIENCE = 60.0
+PATIENCE = 240.0
 
 
-class RunningServer:
-    """Listens when the constructor returns; `settings` are `ServingConfig`'s."""
+def wait_until(condition: Callable[[], Any]) -> None:
+    """Look again and again until it holds, for `PATIENCE` seconds at most."""
+    until = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < until, "the server did not get there in time"
+        time.sleep(0.02)
 
-    def __init__(self, *, ready: bool = True, settings: dict[str, Any] | None = None, **sources: Any) -> None:
-        config = ServingConfig(**({"poll_s": 0.05, "lookup_timeout_ms": 2000} | (settings or {})))
-        self.server = Server(Sources(**sources), config, host="127.0.0.1", port=0)
-        self.thread = threading.Thread(target=self.server.run)
-        self.thread.start()
-        self._await(lambda: self.server.started or not self.thread.is_alive())
-        sockets = [socket for listening in self.server.servers for socket in listening.sockets]
-        if not self.thread.is_alive() or not sockets:  # it gave up as soon as it had begun
-            return
-        port = sockets[0].getsockname()[1]
-        self.url = f"http://127.0.0.1:{port}"
-        self.client = httpx.Client(base_url=self.url, timeout=PATIENCE, trust_env=False)
 
-    def wait_until_ready(self) -> RunningServer:
-        self._await(lambda: self.client.get("/v2/health/ready").status_code == 200)
+class Listening:
+    """What a test asks of a server that listens at `url`."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.client = httpx.Client(base_url=url, timeout=PATIENCE, trust_env=False)
+
+    def wait_until_ready(self) -> Self:
+        wait_until(lambda: self.client.get("/v2/health/ready").status_code == 200)
         return self
 
     def search(self, photo: bytes, **fields: Any) -> httpx.Response:
@@ -45,14 +51,52 @@ class RunningServer:
                 return float(line.rpartition(" ")[2])
         return 0.0
 
+
+class RunningServer(Listening):
+    """In a thread, at a free port; listens when the constructor returns. `settings` are `ServingConfig`'s."""
+
+    def __init__(self, *, ready: bool = True, settings: dict[str, Any] | None = None, **sources: Any) -> None:
+        config = ServingConfig(**({"poll_s": 0.05, "lookup_timeout_ms": 2000} | (settings or {})))
+        self.server = Server(Sources(**sources), config, host="127.0.0.1", port=0)
+        self.thread = threading.Thread(target=self.server.run)
+        self.thread.start()
+        wait_until(lambda: self.server.started or not self.thread.is_alive())
+        sockets = [socket for listening in self.server.servers for socket in listening.sockets]
+        if not self.thread.is_alive() or not sockets:  # it gave up as soon as it had begun
+            return
+        super().__init__(f"http://127.0.0.1:{sockets[0].getsockname()[1]}")
+
     def stop(self) -> None:
         self.server.should_exit = True
         self.thread.join(PATIENCE)
         assert not self.thread.is_alive()
 
-    @staticmethod
-    def _await(condition: Any) -> None:
-        until = time.monotonic() + PATIENCE
-        while not condition():
-            assert time.monotonic() < until, "the server did not get there in time"
-            time.sleep(0.02)
+
+class ServerProcess(Listening):
+    """A server that is a process of its own."""
+
+    def __init__(self, url: str, process: psutil.Popen) -> None:
+        super().__init__(url)
+        self.process = process
+
+    @property
+    def memory_mb(self) -> float:
+        """Its resident memory in megabytes (10^6 bytes)."""
+        return float(self.process.memory_info().rss / 1e6)
+
+
+@contextmanager
+def server_process(log: Path, *words: str) -> Iterator[ServerProcess]:
+    """`onevision serve` with these words at a free port, ready; what it says goes to the file `log`."""
+    command = [sys.executable, "-m", "onevision", "serve", *words, "--port", "0"]
+    with log.open("w") as stream:
+        process = psutil.Popen(command, stderr=stream, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    try:
+        wait_until(lambda: "running on" in log.read_text() or process.poll() is not None)
+        address = re.search(r"running on (\S+)", log.read_text())
+        assert address, log.read_text()
+        yield ServerProcess(address[1], process).wait_until_ready()
+    finally:
+        if process.is_running():
+            process.terminate()
+        process.wait(PATIENCE)

@@ -18,6 +18,7 @@ def fast_matmul() -> Iterator[None]:
 
     PyTorch does so only where bfloat16 would be allowed; a CPU without bfloat16 matrix units computes in float32 all
     the same, about twice as fast as MKL on AMD. Where the product really loses precision nothing is changed.
+    The setting is the process's: two threads that enter at once leave it as neither found it.
     """
     with _precision("bf16") if _is_still_float32() else nullcontext():
         yield

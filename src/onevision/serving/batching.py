@@ -72,24 +72,27 @@ class Batcher(Generic[Job, Result]):
         self._thread.shutdown()
 
     async def _serve(self) -> None:
-        loop = asyncio.get_running_loop()
         while True:
-            batch = await self._gather()
-            if not batch:
+            await self._answer(await self._gather())  # no name here for a batch, which would keep it while none comes
+
+    async def _answer(self, batch: list[_Ticket[Job, Result]]) -> None:
+        if not batch:
+            return
+        for ticket in batch:
+            self._observe(time.perf_counter() - ticket.arrived)
+        jobs = [ticket.job for ticket in batch]
+        results: Sequence[Result | Exception]
+        try:
+            results = await asyncio.get_running_loop().run_in_executor(self._thread, self._run, jobs)
+        except Exception as error:
+            results = [error] * len(batch)
+        for ticket, result in zip(batch, results, strict=True):
+            if ticket.future.done():
                 continue
-            for ticket in batch:
-                self._observe(time.perf_counter() - ticket.arrived)
-            try:
-                results = await loop.run_in_executor(self._thread, self._run, [ticket.job for ticket in batch])
-            except Exception as error:
-                results = [error] * len(batch)
-            for ticket, result in zip(batch, results, strict=True):
-                if ticket.future.done():
-                    continue
-                if isinstance(result, Exception):
-                    ticket.future.set_exception(result)
-                else:
-                    ticket.future.set_result(result)
+            if isinstance(result, Exception):
+                ticket.future.set_exception(result)
+            else:
+                ticket.future.set_result(result)
 
     async def _gather(self) -> list[_Ticket[Job, Result]]:
         while not self._waiting:

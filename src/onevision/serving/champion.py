@@ -30,14 +30,17 @@ log = logging.getLogger(__name__)
 
 
 def load(place: str, batch: int) -> Searcher:
-    """Open a bundle (a folder or gs://bucket/prefix) and answer a grey photo, alone and `batch` times at once.
+    """Open a bundle (a folder or gs://bucket/prefix) and answer a grey photo in batches of every size up to `batch`.
+
+    oneDNN prepares its products anew for every shape and keeps what it prepared, some 16 MB for a size: a size that was
+    never run would cost its first searches time, and the server memory, long after it said that it was ready.
 
     Raises:
         ArtifactError: no whole bundle there.
     """
     searcher = Searcher.open(cached_download(place) if is_remote(place) else Path(place))
     photo = searcher.decode(_grey_photo())
-    for count in {1, batch}:
+    for count in range(1, batch + 1):
         searcher.rank(np.stack([photo] * count), [UserSequences()] * count, 1)
     return searcher
 

@@ -7,6 +7,7 @@ searcher.search(photo_bytes, "some-user", k=10)
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
     from onevision.features.online import OnlineFeatures
 
 log = logging.getLogger(__name__)
+_ranking = threading.Lock()
+"""One pass at a time, whichever bundle's: `fast_matmul` sets what holds for the whole process, and oneDNN keeps what it
+prepared for every setting that it meets, so that two passes at once leave hundreds of megabytes behind."""
 
 
 @dataclass(frozen=True)
@@ -175,7 +179,16 @@ class Searcher:
     def rank(
         self, pixels: NDArray[np.uint8], users: Sequence[UserSequences], k: int, only: ItemFilter | None = None
     ) -> list[Answer]:
-        """Answer decoded photos (N, S, S, 3) of shoppers whose sequences are known, in one pass and without notes."""
+        """Answer decoded photos (N, S, S, 3) of shoppers whose sequences are known, in one pass and without notes.
+
+        Threads take turns: a bundle that warms up does so between the batches of the one that answers.
+        """
+        with _ranking:
+            return self._rank(pixels, users, k, only)
+
+    def _rank(
+        self, pixels: NDArray[np.uint8], users: Sequence[UserSequences], k: int, only: ItemFilter | None
+    ) -> list[Answer]:
         queries = self._queries(pixels, users)
         allowed = None if only is None else only.allowed(self._items)
         ranking = self._ranker.rank(queries, self._beam_width, k, allowed=allowed)

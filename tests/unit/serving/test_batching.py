@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import weakref
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -102,6 +104,26 @@ def test_a_batch_that_breaks_fails_its_jobs_and_no_later_one() -> None:
         return await batcher.submit(2)
 
     assert run(twice, breaks_once) == 2
+
+
+class Photo:
+    """A job that can be watched."""
+
+
+def test_an_answered_job_is_let_go_although_no_other_comes() -> None:
+    async def once(batcher: Batcher[Any, Any]) -> list[Any]:
+        photos = [Photo(), Photo()]
+        watched = [weakref.ref(photo) for photo in photos]
+        await asyncio.gather(*(batcher.submit(photo) for photo in photos))
+        photos.clear()
+        await asyncio.sleep(0.05)
+        return [photo() for photo in watched]
+
+    gc.disable()
+    try:
+        assert run(once, lambda jobs: [1] * len(jobs)) == [None, None]
+    finally:
+        gc.enable()
 
 
 def test_a_caller_who_leaves_is_not_ranked() -> None:

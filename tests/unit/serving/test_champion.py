@@ -7,14 +7,16 @@ import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from support.servers import RunningServer
+from support.servers import RunningServer, wait_until
 
 from onevision.artifacts import open_artifact
 from onevision.data.store import read_pointer, swap_pointer
 from onevision.publishing.promotion import BUNDLES, upload_bundle
-from onevision.serving.search import Searcher
+from onevision.serving.champion import load
+from onevision.serving.search import Answer, Searcher
 
 Serve = Callable[..., RunningServer]
 
@@ -60,9 +62,9 @@ def test_a_new_champion_takes_over_under_load_without_a_dropped_or_mixed_answer(
     for asker in askers:
         asker.start()
     second = promote(store, other_bundle)
-    RunningServer._await(lambda: served(server) == second)
+    wait_until(lambda: served(server) == second)
     before = len(answers)
-    RunningServer._await(lambda: len(answers) > before + 6)
+    wait_until(lambda: len(answers) > before + 6)
     stop.set()
     for asker in askers:
         asker.join()
@@ -92,19 +94,34 @@ def test_a_damaged_champion_changes_nothing_until_it_is_put_right(
     weights.unlink()
     weights.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
     point(store, second)
-    RunningServer._await(lambda: server.metric('onevision_reloads_total{outcome="failed"}') >= 2)
+    wait_until(lambda: server.metric('onevision_reloads_total{outcome="failed"}') >= 2)
     assert served(server) == first
     assert server.client.get("/v2/health/ready").status_code == 200
     assert server.search(photo).json()["bundle"] == first
     weights.write_bytes(good)
-    RunningServer._await(lambda: served(server) == second)
+    wait_until(lambda: served(server) == second)
+
+
+def test_every_size_of_batch_has_been_ranked_before_a_bundle_answers(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = []
+    rank = Searcher.rank
+
+    def watched(self: Searcher, pixels: Any, *arguments: Any) -> list[Answer]:
+        sizes.append(len(pixels))
+        return rank(self, pixels, *arguments)
+
+    monkeypatch.setattr(Searcher, "rank", watched)
+    load(str(bundle), batch=5)
+    assert sorted(sizes) == [1, 2, 3, 4, 5]
 
 
 def test_a_rollback_is_followed(serve: Serve, store: str, bundle: Path, other_bundle: Path) -> None:
     first, _ = promote(store, bundle), promote(store, other_bundle)
     server = serve(store=store)
     point(store, first)
-    RunningServer._await(lambda: served(server) == first)
+    wait_until(lambda: served(server) == first)
 
 
 def test_a_store_without_a_champion_is_waited_for(serve: Serve, store: str, bundle: Path, photo: bytes) -> None:
@@ -123,7 +140,7 @@ def test_a_pointer_that_names_no_bundle_is_not_followed(
     first = promote(store, bundle)
     server = serve(store=store)
     Path(store, "champion.json").write_text(json.dumps(pointer))
-    RunningServer._await(lambda: server.metric('onevision_reloads_total{outcome="failed"}') >= 2)
+    wait_until(lambda: server.metric('onevision_reloads_total{outcome="failed"}') >= 2)
     assert served(server) == first
 
 
@@ -134,8 +151,8 @@ def test_a_store_that_cannot_be_read_leaves_the_bundle_that_answers(
     server = serve(store=store)
     checked = server.metric("onevision_champion_checked_timestamp_seconds")
     shutil.rmtree(store)
-    RunningServer._await(lambda: server.metric('onevision_reloads_total{outcome="failed"}') >= 2)
+    wait_until(lambda: server.metric('onevision_reloads_total{outcome="failed"}') >= 2)
     assert server.search(photo).json()["bundle"] == first
     last = server.metric("onevision_champion_checked_timestamp_seconds")
-    RunningServer._await(lambda: server.metric('onevision_reloads_total{outcome="failed"}') >= 4)
+    wait_until(lambda: server.metric('onevision_reloads_total{outcome="failed"}') >= 4)
     assert server.metric("onevision_champion_checked_timestamp_seconds") == last >= checked

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +17,7 @@ from onevision.artifacts import open_artifact
 from onevision.data.images import ImageError
 from onevision.data.snapshot import Snapshot
 from onevision.decoding.filters import ItemFilter
-from onevision.decoding.ranker import GeneratorRanker
+from onevision.decoding.ranker import GeneratorRanker, Ranking
 from onevision.errors import ArtifactError, OneVisionError
 from onevision.features.definitions import UserSequences
 from onevision.features.queries import QuerySet
@@ -189,6 +192,31 @@ def test_hits_have_a_click_probability_and_a_threshold_leaves_only_matches(searc
         only_matches(answer, 7)
     with pytest.raises(OneVisionError, match="publish"):
         only_matches(replace(answer, hits=[replace(answer.hits[0], click_probability=None)]), 0.5)
+
+
+def test_bundles_are_ranked_one_at_a_time_whichever_thread_asks(
+    searcher: Searcher, bundle: Path, photo: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside, most = 0, 0
+    rank = GeneratorRanker.rank
+
+    def watched(self: GeneratorRanker, *arguments: Any, **named: Any) -> Ranking:
+        nonlocal inside, most
+        inside += 1
+        most = max(most, inside)
+        time.sleep(0.05)
+        found = rank(self, *arguments, **named)
+        inside -= 1
+        return found
+
+    monkeypatch.setattr(GeneratorRanker, "rank", watched)
+    before = torch.backends.mkldnn.matmul.fp32_precision
+    searchers = [searcher, Searcher.open(bundle)]
+    with ThreadPoolExecutor(2) as pool:
+        for answer in [pool.submit(searchers[n % 2].search, photo, None, 3) for n in range(6)]:
+            assert len(answer.result()) == 3
+    assert most == 1
+    assert torch.backends.mkldnn.matmul.fp32_precision == before
 
 
 def test_a_bundle_pruned_unlike_its_calibration_warns_and_searches_in_full(

@@ -2,35 +2,29 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import httpx2 as httpx
 import pytest
-from support.servers import RunningServer
+from support.servers import server_process, wait_until
 
 from onevision import cli
 
 
 @pytest.mark.slow
-def test_a_process_that_is_told_to_stop_answers_what_it_has(bundle: Path, photo: bytes) -> None:
-    settings = ["max_batch=64", "max_wait_ms=1000"]  # eight photos wait a second for company
-    command = [sys.executable, "-m", "onevision", "serve", "--bundle", str(bundle), "--port", "0", *settings]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}) as run:
-        assert run.stderr is not None
-        url = next(line.split()[-5] for line in run.stderr if "running on" in line)
-        client = httpx.Client(base_url=url, timeout=60, trust_env=False)
-        RunningServer._await(lambda: client.get("/v2/health/ready").status_code == 200)
-        with ThreadPoolExecutor(8) as pool:
-            taken = [pool.submit(client.post, "/search", files={"image": photo}) for _ in range(8)]
-            RunningServer._await(lambda: "onevision_pending_photos 8.0" in client.get("/metrics").text)
-            run.send_signal(signal.SIGTERM)
-            assert [answer.result().status_code for answer in taken] == [200] * 8
-        assert run.wait(30) in (0, -signal.SIGTERM)
+def test_a_process_that_is_told_to_stop_answers_what_it_has(bundle: Path, photo: bytes, tmp_path: Path) -> None:
+    settings = ["max_batch=9", "max_wait_ms=1000"]  # eight photos wait a second for company
+    with (
+        server_process(tmp_path / "log", "--bundle", str(bundle), *settings) as server,
+        ThreadPoolExecutor(8) as pool,
+    ):
+        taken = [pool.submit(server.search, photo) for _ in range(8)]
+        wait_until(lambda: server.metric("onevision_pending_photos") == 8)
+        server.process.send_signal(signal.SIGTERM)
+        assert [answer.result().status_code for answer in taken] == [200] * 8
+        assert server.process.wait(30) in (0, -signal.SIGTERM)
 
 
 def test_what_cannot_be_served_is_one_message(

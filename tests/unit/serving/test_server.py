@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx2 as httpx
 import pytest
-from support.servers import RunningServer
+from support.servers import RunningServer, wait_until
 
 from onevision.data.snapshot import Snapshot
 from onevision.decoding.filters import ItemFilter
@@ -126,7 +126,7 @@ def test_too_much_at_once_is_answered_429_and_what_was_taken_is_answered(
     held.until = hold
     with ThreadPoolExecutor(2) as pool:
         taken = [pool.submit(server.search, photo) for _ in range(2)]
-        RunningServer._await(lambda: server.metric("onevision_pending_photos") == 2)
+        wait_until(lambda: server.metric("onevision_pending_photos") == 2)
         refused = server.search(photo)
         hold.set()
         assert [answer.result().status_code for answer in taken] == [200, 200]
@@ -172,9 +172,9 @@ def test_a_server_told_to_stop_answers_what_it_has(
     held.until = hold
     with ThreadPoolExecutor(4) as pool:
         taken = [pool.submit(httpx.post, f"{server.url}/search", files={"image": photo}, timeout=60) for _ in range(4)]
-        RunningServer._await(lambda: server.metric("onevision_pending_photos") == 4)
+        wait_until(lambda: server.metric("onevision_pending_photos") == 4)
         server.server.should_exit = True
-        RunningServer._await(lambda: not server.server.servers[0].is_serving())
+        wait_until(lambda: not server.server.servers[0].is_serving())
         hold.set()
         assert [answer.result().status_code for answer in taken] == [200] * 4
     server.thread.join(90)
