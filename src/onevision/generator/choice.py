@@ -40,8 +40,10 @@ COSINE_SCALE = 10.0
 """Cosines differ by tenths between neighbours; log-probabilities by units."""
 INTENTS = ("this very product", "one like it")
 HISTORIES = ("recent_clicked", "recent_searched", "recent_ordered", "long_history")
-AGAIN_SCALE, AGAIN_LIFE = 10.0, 30.0
-"""What a shopper last touched counts ten, and an e-th of it 30 items later."""
+AGAIN_LIFE = 30.0
+"""After so many items an item in a shopper's history counts an e-th of what it did when it was the last one."""
+PSEUDO_ITEMS = 10.0
+"""So many items of the usual shopper's are added to a shopper's own, or the last one would be all they want."""
 PSEUDO_PHOTOS = 2.0
 """An item's own vector counts as so many photos among those after which it was clicked."""
 HOPELESS = -1e6
@@ -158,7 +160,7 @@ class ChoiceModel(nn.Module):
         category = shoppers.category.gather(1, self.item_category[items])
         popularity, new = self._prior(clicks, self.item_new[items])
         cosines = [COSINE_SCALE * c for c in (view, item, chosen_after)]
-        return torch.stack([*cosines, category, popularity, new, _again(shoppers, items)], -1)
+        return torch.stack([*cosines, category, popularity, new, self._again(shoppers, items, clicks)], -1)
 
     def user(self, shoppers: Shoppers) -> Tensor:
         """u (B, k): profile, and what the histories hold, each shrunk towards nothing when it is short."""
@@ -216,6 +218,20 @@ class ChoiceModel(nn.Module):
         usual = self.item_clicks[old].mean() if old.any() else self.item_clicks.new_zeros(())
         return ((clicks + 0.5) / (usual + 0.5)).log() * ~new, new.float()
 
+    def _again(self, shoppers: Shoppers, items: Tensor, clicks: Tensor) -> Tensor:
+        """How much likelier items (B, C) of `clicks` (B, C) are to this shopper than to the usual one, as a logarithm.
+
+        log ((x + m p) / m p), with p the item's share of all clicks, m pseudo-items, and x how often it is in the long
+        history, its newest items counting most: the mean of the Dirichlet posterior against that of its prior. What
+        this search led to is not in there, so training sees what serving does.
+        """
+        history = shoppers.histories[:, HISTORIES.index("long_history")]
+        weight = (-torch.arange(history.shape[1]) / AGAIN_LIFE).exp()
+        taken = (items[:, :, None] == history[:, None]).float() @ weight
+        share = (clicks + 0.5) / (self.item_clicks + 0.5).sum()
+        ratio: Tensor = taken / (PSEUDO_ITEMS * share)
+        return ratio.log1p()
+
     # --- Files
 
     def save_pretrained(self, folder: Path) -> None:
@@ -247,17 +263,6 @@ class ChoiceModel(nn.Module):
         model.load_state_dict({name: tensors[name] for name in model.state_dict()})
         model.guidance = float(settings["guidance"])
         return model.attach(catalogue).eval().requires_grad_(False)
-
-
-def _again(shoppers: Shoppers, items: Tensor) -> Tensor:
-    """(B, C) log of 1 and of how often each of the items (B, C) is in the long history, its newest items counting most.
-
-    Nothing that this search led to is in there, so that training sees what serving does.
-    """
-    history = shoppers.histories[:, HISTORIES.index("long_history")]
-    weight = AGAIN_SCALE * (-torch.arange(history.shape[1]) / AGAIN_LIFE).exp()
-    times: Tensor = (items[:, :, None] == history[:, None]).float() @ weight
-    return times.log1p()
 
 
 def read_choice(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
