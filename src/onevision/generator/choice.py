@@ -40,8 +40,10 @@ COSINE_SCALE = 10.0
 """Cosines differ by tenths between neighbours; log-probabilities by units."""
 INTENTS = ("this very product", "one like it")
 HISTORIES = ("recent_clicked", "recent_searched", "recent_ordered", "long_history")
-AGAIN_SCALE, AGAIN_LIFE = 10.0, 30.0
-"""What a shopper last touched counts ten, and an e-th of it 30 items later."""
+AGAIN_LIFE = 30.0
+"""After so many items an item in a shopper's history counts an e-th of what it did when it was the last one."""
+PSEUDO_ITEMS = 10.0
+"""So many items of the usual shopper's are added to a shopper's own, or the last one would be all they want."""
 PSEUDO_PHOTOS = 2.0
 """An item's own vector counts as so many photos among those after which it was clicked."""
 HOPELESS = -1e6
@@ -115,6 +117,7 @@ class ChoiceModel(nn.Module):
         self._view_rows = torch.from_numpy(_padded_views(catalogue.view_item, len(catalogue.item_ids)))
         chosen_after = self.item_photos + PSEUDO_PHOTOS * self._embedding
         self._chosen_after, self._chosen_after_square = chosen_after, chosen_after.square().sum(1)
+        self._popularity_sum = _popularity(self.item_clicks, self.item_expected).exp().sum()
         self._number = catalogue.numbers()
         self._digest = items_digest(catalogue)
         return self
@@ -160,7 +163,7 @@ class ChoiceModel(nn.Module):
         category = shoppers.category.gather(1, self.item_category[items])
         popularity, new = _popularity(clicks, self.item_expected[items]), self.item_new[items].float()
         cosines = [COSINE_SCALE * c for c in (view, item, chosen_after)]
-        return torch.stack([*cosines, category, popularity, new, _again(shoppers, items)], -1)
+        return torch.stack([*cosines, category, popularity, new, self._again(shoppers, items, popularity)], -1)
 
     def user(self, shoppers: Shoppers) -> Tensor:
         """u (B, k): profile, and what the histories hold, each shrunk towards nothing when it is short."""
@@ -212,6 +215,19 @@ class ChoiceModel(nn.Module):
         priors = torch.stack([weight["popularity"], weight["new"]]).expand(len(shoppers.segment), -1)
         return self.guidance * torch.cat([weight["taste"] * self.user(shoppers), priors], 1)
 
+    def _again(self, shoppers: Shoppers, items: Tensor, popularity: Tensor) -> Tensor:
+        """Log of how much likelier items (B, C) of `popularity` (B, C) are to this shopper than to the usual one.
+
+        log ((x + m p) / m p), with p the item's share of the usual shopper's clicks, m pseudo-items, and x how often it
+        is in the long history, its newest items counting most: the mean of the Dirichlet posterior against that of its
+        prior. What this search led to is not in there, so training sees what serving does.
+        """
+        history = shoppers.histories[:, HISTORIES.index("long_history")]
+        weight = (-torch.arange(history.shape[1]) / AGAIN_LIFE).exp()
+        taken = (items[:, :, None] == history[:, None]).float() @ weight
+        ratio: Tensor = taken / (PSEUDO_ITEMS * popularity.exp() / self._popularity_sum)
+        return ratio.log1p()
+
     # --- Files
 
     def save_pretrained(self, folder: Path) -> None:
@@ -248,17 +264,6 @@ class ChoiceModel(nn.Module):
 def _popularity(clicks: Tensor, expected: Tensor) -> Tensor:
     """Log of an item's clicks against what is expected of any; 0 for what was not there to be clicked."""
     return ((clicks + 0.5) / (expected + 0.5)).log()
-
-
-def _again(shoppers: Shoppers, items: Tensor) -> Tensor:
-    """(B, C) log of 1 and of how often each of the items (B, C) is in the long history, its newest items counting most.
-
-    Nothing that this search led to is in there, so that training sees what serving does.
-    """
-    history = shoppers.histories[:, HISTORIES.index("long_history")]
-    weight = AGAIN_SCALE * (-torch.arange(history.shape[1]) / AGAIN_LIFE).exp()
-    times: Tensor = (items[:, :, None] == history[:, None]).float() @ weight
-    return times.log1p()
 
 
 def read_choice(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -2,10 +2,10 @@
 
 A basket is what a household orders on a day; a list hits it if any of its first k items is in it. `popularity` ranks
 by all orders of the days before, `own_frequency` by the household's own, then by popularity. The champion is asked
-without any photo, of what it knew at the day's first moment (`without_photo`: its choice model's "one like it", where
-likeness says nothing: what the household takes again, taste and popularity). None of the three knows anything of the
-day. And it is asked with the photo of the basket's first search, which shows one product of it (`with_photo`: what a
-visual search is for, and no forecast).
+without any photo, of what was known at the day's first moment (`without_photo`: its choice model's prior, which is
+popularity and what the household took before, how often and how lately). None of the three knows anything of the day.
+And it is asked with the photo of the basket's first search, which shows one product of it (`with_photo`: what a visual
+search is for, and no forecast).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from onevision.features.definitions import SEGMENT
 from onevision.features.history import historical_rows
 from onevision.features.online import REPOSITORY, open_features
 from onevision.features.repository import open_store
-from onevision.generator.choice import HISTORIES, INTENTS, ChoiceModel, Shoppers
+from onevision.generator.choice import FEATURES, HISTORIES, ChoiceModel, Shoppers
 from onevision.metrics import mean_interval
 from onevision.semantic_ids.catalogue import Catalogue
 
@@ -97,15 +97,14 @@ def compared_baskets(answers: Iterable[pa.Table], seed: int) -> dict[str, dict[s
 
 
 def rank_without_photo(choice: ChoiceModel, shoppers: Shoppers) -> NDArray[np.int64]:
-    """The items (Q, `PLACES`) that these shoppers would take if no photo says what they look for.
+    """The items (Q, `PLACES`) that these shoppers take if no photo says what they look for.
 
-    There is no very product that they could want then, so the weights are those of "one like it".
+    That is the choice model's prior: popularity, and how much likelier an item is to this shopper by what they took
+    before. Both weigh 1 (a Dirichlet posterior): weights learnt beside a photo say how far to trust the photo.
     """
     every = torch.arange(len(choice.item_new)).expand(len(shoppers.segment), -1)
-    taste = choice.user(shoppers) @ choice.taste.T
     known = choice.known(shoppers, every)
-    utility = torch.cat([known, torch.zeros_like(taste)[..., None], taste[..., None]], -1)
-    scores = utility @ choice.weights[INTENTS.index("one like it")]
+    scores = known[..., FEATURES.index("popularity")] + known[..., FEATURES.index("again")]
     ranked: NDArray[np.int64] = scores.argsort(dim=1, descending=True, stable=True)[:, :PLACES].numpy()
     return ranked
 

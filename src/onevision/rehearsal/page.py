@@ -92,7 +92,7 @@ def _baskets(measured: Mapping[str, Any]) -> ReportTable:
     caption = (
         "Share of baskets with one of the first k items in them, percent, with 95 % intervals. Popularity and own "
         "frequency know all orders of the days before. With photo, the champion is shown one product of the basket; "
-        "without, it ranks by what the household takes again, taste and popularity, as known when the day began."
+        "without, it ranks by popularity and what the household took before, as known when the day began."
     )
     return ReportTable("Next basket", ["", "baskets", "ranked by", "hit@1", "hit@5", "hit@10"], rows, caption)
 

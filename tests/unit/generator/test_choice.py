@@ -66,6 +66,7 @@ def test_scores_are_those_of_plain_loops() -> None:
             after = QUERIES.embedding[clicked].sum(0) + 2.0 * CATALOGUE.embedding[item]
             new = bool(CATALOGUE.table["cold"][item].as_py())
             usual = len(QUERIES) / len(CATALOGUE.item_ids)  # all items were there all the time
+            taken = sum(np.exp(-n / 30) for n, i in enumerate(again) if i == item)
             features = [
                 10 * max(CATALOGUE.view_embedding[v] @ photo for v in np.flatnonzero(CATALOGUE.view_item == item)),
                 10 * CATALOGUE.embedding[item] @ photo,
@@ -73,7 +74,7 @@ def test_scores_are_those_of_plain_loops() -> None:
                 np.log(max(float(QUERIES.category[row, CATEGORY[item]]), 1e-3)),
                 np.log((len(clicked) + 0.5) / (usual + 0.5)),
                 float(new),
-                np.log1p(sum(10 * np.exp(-n / 30) for n, i in enumerate(again) if i == item)),
+                np.log1p(taken / (10 * (len(clicked) + 0.5) / float((model.item_clicks + 0.5).sum()))),
                 float(log_p[row, place]),
                 float(model.taste[item] @ user),
             ]
@@ -89,6 +90,7 @@ def test_what_was_taken_lately_and_often_counts_more() -> None:
     one, other, third = CATALOGUE.item_ids[:3]
     queries.long_history = [[one, other, "gone", one], [other, one], []]
     place = FEATURES.index("again")
+    model.item_clicks.fill_(3.0)
     again = model.known(model.read(queries), torch.arange(len(CATALOGUE.item_ids)).expand(3, -1))[..., place]
     number = CATALOGUE.numbers()
     assert again[0, number[one]] > again[0, number[other]] > again[0, number[third]] == 0
