@@ -7,13 +7,19 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from datetime import datetime
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from onevision.artifacts import read_json
+from onevision.data.snapshot import Snapshot
 from onevision.features.queries import QuerySet
 from onevision.semantic_ids.catalogue import Catalogue
 
@@ -29,19 +35,41 @@ class ItemTable(NamedTuple):
     new: Tensor
 
 
-def item_table(catalogue: Catalogue, train: QuerySet, category: NDArray[np.int64]) -> ItemTable:
-    """What training searches say of each item; `category` (I,) are rows of the encoder's categories."""
+def item_table(
+    catalogue: Catalogue,
+    train: QuerySet,
+    category: NDArray[np.int64],
+    elsewhere: NDArray[np.float32] | None = None,
+) -> ItemTable:
+    """What training searches say of each item.
+
+    Args:
+        category: (I,) rows of the encoder's categories.
+        elsewhere: (I,) orders that no search led to, which count as clicks (`orders_elsewhere`).
+    """
     number = catalogue.numbers()
     pairs = [(row, number[i]) for row, clicked in enumerate(train.clicked) for i in clicked if i in number]
     query, item = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
     photos = np.zeros_like(catalogue.embedding)
     np.add.at(photos, item, train.embedding[query])
     clicks = np.bincount(item, minlength=len(photos)).astype(np.float32)
+    if elsewhere is not None:
+        clicks += elsewhere
     entered = catalogue.created.clip(train.ts.min(), train.ts.max())
     shown = (train.ts.max() - entered) / max(np.ptp(train.ts), 1)
     expected = (shown * clicks.sum() / max(shown.sum(), 1e-12)).astype(np.float32)
     new = catalogue.table["cold"].to_numpy(zero_copy_only=False).astype(bool)
     return ItemTable(*(torch.from_numpy(x) for x in (category.clip(0), photos, clicks, expected, new.copy())))
+
+
+def orders_elsewhere(snapshot: Snapshot, pairs: Path, catalogue: Catalogue) -> NDArray[np.float32]:
+    """(I,) orders of the training days that no search led to; where goods are bought again these are most of them."""
+    events = snapshot.table("events")
+    end = pa.scalar(datetime.fromisoformat(read_json(pairs / "splits.json")["train_end"]), events["ts"].type)
+    there = pc.and_(pc.equal(events["event_type"], "order"), pc.is_null(events["query_id"]))
+    ordered = events["item_id"].filter(pc.and_(there, pc.less(events["ts"], end)))
+    item = pc.drop_null(pc.index_in(ordered, pa.array(catalogue.item_ids)))
+    return np.bincount(item.to_numpy(), minlength=len(catalogue.item_ids)).astype(np.float32)
 
 
 def item_keys(item_ids: Iterable[str]) -> NDArray[np.int64]:

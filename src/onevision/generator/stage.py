@@ -18,7 +18,7 @@ from onevision.encoder.model import Encoder
 from onevision.errors import OneVisionError
 from onevision.features.queries import QuerySet
 from onevision.generator.choice_fitting import fit_choice
-from onevision.generator.choice_items import item_table
+from onevision.generator.choice_items import item_table, orders_elsewhere
 from onevision.generator.config import GeneratorTrainingConfig
 from onevision.generator.configuration import GeneratorConfig
 from onevision.generator.modelling import Generator
@@ -115,8 +115,9 @@ def run(
             model.load_state_dict(before[1])
             log.kept = PARENT
     alone = Group(0, 1, torch.device("cpu"))
-    traits = item_traits(catalogue, Snapshot.open(snapshot), encoder)
-    items = item_table(catalogue, train, categories.numpy())
+    shop = Snapshot.open(snapshot)
+    traits = item_traits(catalogue, shop, encoder)
+    items = item_table(catalogue, train, categories.numpy(), orders_elsewhere(shop, pairs, catalogue))
     known = open_parent_choice(parent, catalogue, traits) if parent else None
     choice = fit_choice(ranker, items, traits, train, held_out, config, seed, known)
     model.save_pretrained(out)

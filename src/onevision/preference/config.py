@@ -21,7 +21,6 @@ class PreferenceConfig(Section):
     beta: float = Field(0.2, gt=0, description="DPO: scale of log-ratios; GRPO: weight of the KL to the reference")
     anchor_weight: float = Field(0.5, ge=0, description="weight of -log p of the winner; 0 for none")
     queries: int = Field(2500, ge=10, description="newest training searches that preferences are taken from")
-    warm_queries: int = Field(1000, ge=10, description="the same of a refresh, whose parent was aligned before")
     beam_width: int = Field(100, ge=1, description="own beams that losers are taken from")
     losers: int = Field(6, ge=1, le=32)
     min_reward_gap: float = Field(0.2, ge=0)

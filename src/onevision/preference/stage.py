@@ -34,10 +34,7 @@ def run(
     config: PreferenceConfig,
     seed: int,
 ) -> StageReport:
-    """Align the generator; the artifact holds the parent's weights if alignment did not win.
-
-    A generator that went on from an earlier one (a refresh) is aligned on fewer searches: it was aligned before.
-    """
+    """Align the generator; the artifact holds the parent's weights if alignment did not win."""
     kinds = {"pairs": pairs, "encoder": encoder, "semantic_ids": semantic_ids, "features": features}
     kinds["generator"] = generator
     parents = {kind: open_artifact(path, kind) for kind, path in kinds.items()}
@@ -54,8 +51,7 @@ def run(
         found, log_p = ranker.find(queries, config.beam_width)
         return queries, make_slates(parent, queries, catalogue, found, log_p, counted=split == "train")
 
-    refresh = "parent" in parents["generator"].parents
-    train, slates = searches("train", config.warm_queries if refresh else config.queries)
+    train, slates = searches("train", config.queries)
     held_out = searches("validation", None)
     fitted = fit_reward(parent, pairs, catalogue, (train, slates), held_out, seed)
     days = ValidationDays(ranker, *held_out, fitted.model if fitted else None, config)
