@@ -28,7 +28,6 @@ from onevision.generator.training import GeneratorTrainer
 from onevision.generator.traits import item_traits
 from onevision.generator.warm_choice import open_parent_choice
 from onevision.generator.warm_start import PARENT, mostly, new_items, of_the_day, open_parent, warm_config
-from onevision.metrics.ranking import hit_rate
 from onevision.quantization.residual import ResidualQuantizer
 from onevision.report import Figure, ReportTable, StageReport
 from onevision.reporting.charts import line_chart
@@ -36,7 +35,7 @@ from onevision.reporting.event_file import write_events
 from onevision.semantic_ids.catalogue import Catalogue
 
 EVENTS = "training.tfevents"
-VALIDATION_QUERIES = 400
+VALIDATION_QUERIES = 800
 VALIDATION_BEAMS = 50
 
 
@@ -100,7 +99,7 @@ def run(
             start_artifact(out)
 
         def validate() -> float:
-            return hit_rate_of(ranker, validation, group)
+            return share_found(ranker, validation, group)
 
         before = (validate(), copy.deepcopy(model.state_dict())) if parent else None
         model.to(group.device)
@@ -114,7 +113,6 @@ def run(
         if before[0] >= log.checks[log.kept]:
             model.load_state_dict(before[1])
             log.kept = PARENT
-    alone = Group(0, 1, torch.device("cpu"))
     shop = Snapshot.open(snapshot)
     traits = item_traits(catalogue, shop, encoder)
     items = item_table(catalogue, train, categories.numpy(), orders_elsewhere(shop, pairs, catalogue))
@@ -135,14 +133,14 @@ def run(
             "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         },
         metrics={
-            "validation_hit_rate": max(log.checks.values(), default=0.0),
-            "choice_hit_rate": hit_rate_of(ranker, validation, alone),
+            "validation_found": max(log.checks.values(), default=0.0),
+            "validation_found_guided": choice.found[choice.model.guidance],
         },
         warnings=[] if log.kept.startswith("S2") else [f"the best check on validation days was {log.kept or 'none'}"],
         tables=[
             ReportTable(
                 "Checks on validation days",
-                ["stage and step", "mean of HR@10 and HR@50", "kept"],
+                ["stage and step", f"clicks among the items of {VALIDATION_BEAMS} beams", "kept"],
                 [[name, round(value, 4), "kept" if name == log.kept else ""] for name, value in log.checks.items()],
             ),
             *choice.tables(),
@@ -154,18 +152,19 @@ def run(
     return report
 
 
-def hit_rate_of(ranker: GeneratorRanker, validation: QuerySet, group: Group) -> float:
-    """Mean of HR@10 and HR@50 of the first clicks; each process asks its share of the searches, on its CPU."""
+def share_found(ranker: GeneratorRanker, validation: QuerySet, group: Group) -> float:
+    """Share of the first clicks that are among the items of `VALIDATION_BEAMS` beams, in whatever order: that is for
+    the choice model to say. Each process asks its share of the searches, on its CPU."""
     bounds = split_rows(len(validation), group.size)
     mine = validation.take(np.arange(len(validation))[group.share(bounds)])
     number = ranker.prompts.number
-    relevant = [[number[c] for c in clicked[:1] if c in number] for clicked in mine.clicked]
+    first = np.array([number.get(clicked[0], -2) for clicked in mine.clicked], dtype=np.int64)
     device = next(ranker.model.parameters()).device
     ranker.model.cpu().eval()
-    items = ranker.rank(mine, VALIDATION_BEAMS, 50).items
+    items = ranker.find(mine, VALIDATION_BEAMS)[0]
     ranker.model.to(device)
-    hits = torch.from_numpy(np.stack([hit_rate(items, relevant, k) for k in (10, 50)], 1))
-    return group.gather(hits.to(group.device), bounds).mean().item()
+    found = torch.from_numpy((items == first[:, None]).any(axis=1)).double()
+    return group.gather(found.to(group.device), bounds).mean().item()
 
 
 def build_generator(

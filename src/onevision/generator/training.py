@@ -52,7 +52,7 @@ class TrainingLog:
         return {
             "loss": list(zip(self.steps, self.loss, strict=True)),
             "learning_rate": list(zip(self.steps, self.learning_rate, strict=True)),
-            "validation_hit_rate": list(zip(self.check_steps, checked, strict=True)),
+            "validation_found": list(zip(self.check_steps, checked, strict=True)),
         }
 
 
