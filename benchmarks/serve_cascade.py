@@ -7,7 +7,6 @@ ranks them (`cascade_peer`, where the candidates' features cost nothing: a floor
 from __future__ import annotations
 
 from functools import lru_cache
-from types import SimpleNamespace
 from typing import Any
 
 import faiss
@@ -15,7 +14,7 @@ import numpy as np
 from cascade_peer import SEED, make_index, make_ranker
 
 from onevision import cli
-from onevision.decoding.ranker import GeneratorRanker
+from onevision.decoding.ranker import GeneratorRanker, Ranking
 from onevision.evaluation.cascade_features import FEATURES
 from onevision.evaluation.config import EvaluationConfig
 from onevision.features.queries import QuerySet
@@ -33,14 +32,18 @@ def cascade(ranker: GeneratorRanker) -> tuple[Any, Any, np.ndarray]:
     return make_index(vectors)[0], make_ranker(CONFIG.ranker_trees), features
 
 
-def rank(self: GeneratorRanker, queries: QuerySet, _beam_width: int, k: int, **_: Any) -> SimpleNamespace:
+def rank(self: GeneratorRanker, queries: QuerySet, _beam_width: int, k: int, **_: Any) -> Ranking:
     """Items and scores of the best `k` for every query, as `GeneratorRanker.rank` gives them."""
     index, ranker, features = cascade(self)
     count, candidates = len(queries), len(features)
     _, items = index.search(np.ascontiguousarray(queries.embedding, dtype=np.float32), candidates)
-    scores = ranker.predict(np.tile(features, (count, 1)), num_threads=1).reshape(count, candidates)
+    predicted = ranker.predict(np.tile(features, (count, 1)), num_threads=1)
+    scores = predicted.astype(np.float32).reshape(count, candidates)
     best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-    return SimpleNamespace(items=np.take_along_axis(items, best, 1), scores=np.take_along_axis(scores, best, 1))
+    none = np.zeros(count, np.int64)  # it reads no tokens and writes no codes
+    return Ranking(
+        np.take_along_axis(items, best, 1), np.take_along_axis(scores, best, 1), none[:, None], none, none, 0.0
+    )
 
 
 if __name__ == "__main__":
