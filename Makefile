@@ -68,8 +68,7 @@ smoke-images: setup ## the smoke pipeline inside the built images, a container a
 fuzz: setup ## ten thousand bodies from Schemathesis to the server
 	$(BIN)/pytest tests/unit/serving/test_fuzzed_bodies.py --bodies 10000 -s
 
-bench: setup ## every benchmark, each printing a ratio against a named peer
-	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python "$$file"; done
+bench: bench-pairing bench-quantizer bench-decoding bench-training bench-features bench-validation bench-serving ## all of the following, one after the other
 
 bench-pairing: setup ## a click log of 20 million events on DuckDB beside pandas (ten minutes, 5 GB)
 	$(BIN)/python benchmarks/bench_pairing.py --out docs/results/pairing.json

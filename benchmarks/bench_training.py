@@ -6,7 +6,8 @@
 One generator of 9M parameters (4 + 4 layers, d = 256, codebooks 4096/1024/512 + 64), dropout 0.3. A batch is what S2
 draws: 30 % searches with histories as long as those of the quickstart shop, three in ten of them hidden, and 70 %
 pictures without any. The peer is the loop that `transformers.Trainer` runs, written out, because the `Trainer` itself
-needs `accelerate`: random batches padded to their longest, clipping, AdamW; once in float32, once under bf16 autocast.
+needs `accelerate`: random batches padded to their longest, `torch.nn.Dropout`, clipping, AdamW; once in float32, once
+under bf16 autocast.
 Both sides draw the same batches and compute the same loss. One thread; CPU seconds, the best of several steps.
 """
 
@@ -30,6 +31,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from onevision.distributed import Group
 from onevision.generator.config import GeneratorTrainingConfig
+from onevision.generator.dropout import Dropout
 from onevision.generator.prompts import Prompt
 from onevision.generator.samples import Samples
 from onevision.generator.training import CATEGORY_LOSS, MAX_GRADIENT_NORM, GeneratorTrainer, sid_loss
@@ -82,6 +84,10 @@ def cut_histories(prompt: Prompt, rng: np.random.Generator) -> None:
 def plain_loop(trainer: GeneratorTrainer) -> Callable[[], None]:
     """One step of the peer, with the trainer's batches and its model."""
     model, bf16 = trainer.model, trainer.config.precision == "bf16"
+    for module in model.modules():
+        for name, child in module.named_children():
+            if isinstance(child, Dropout):
+                setattr(module, name, torch.nn.Dropout(child.p))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
 
     def step() -> None:

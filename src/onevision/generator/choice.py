@@ -165,10 +165,18 @@ class ChoiceModel(nn.Module):
         cosines = [COSINE_SCALE * c for c in (view, item, chosen_after)]
         return torch.stack([*cosines, category, popularity, new, self._again(shoppers, items, popularity)], -1)
 
+    def tastes(self, items: Tensor) -> Tensor:
+        """Tastes (..., k) of items (...).
+
+        As of an embedding, whose gradient is the same to the bit for any number of threads; that of `taste[items]` is
+        summed in whatever order threads come.
+        """
+        return F.embedding(items, self.taste)
+
     def user(self, shoppers: Shoppers) -> Tensor:
         """u (B, k): profile, and what the histories hold, each shrunk towards nothing when it is short."""
         there = shoppers.histories >= 0
-        summed = (self.taste[shoppers.histories.clamp_min(0)] * there[..., None]).sum(2)
+        summed = (self.tastes(shoppers.histories.clamp_min(0)) * there[..., None]).sum(2)
         mean = summed / (there.sum(2, keepdim=True) + self.log_pseudo_items.exp())
         u = self.bias + self.segment(shoppers.segment) + (self.reading[:, None] * mean).sum(1)
         dropped: Tensor = self.dropout(u)
@@ -189,7 +197,7 @@ class ChoiceModel(nn.Module):
         """`forward` for candidates (B, C), -1 for none, and their log-probabilities; -inf where there is none."""
         valid = items >= 0
         items = items.clamp_min(0)
-        taste = (self.taste[items] @ self.user(shoppers)[..., None]).squeeze(-1)
+        taste = (self.tastes(items) @ self.user(shoppers)[..., None]).squeeze(-1)
         scores: Tensor = self(self.known(shoppers, items), log_p.masked_fill(~valid, 0.0), taste, valid)
         return scores.masked_fill(~valid, -torch.inf)
 

@@ -220,7 +220,7 @@ def _log_p(model: ChoiceModel, clicks: Clicks, shoppers: Shoppers, batch: Tensor
 
 def _taste(model: ChoiceModel, clicks: Clicks, shoppers: Shoppers, batch: Tensor) -> Tensor:
     user = model.user(_of(shoppers, clicks.row[batch]))
-    return (model.taste[clicks.items[batch].clamp_min(0)] @ user[..., None]).squeeze(-1)
+    return (model.tastes(clicks.items[batch].clamp_min(0)) @ user[..., None]).squeeze(-1)
 
 
 @torch.no_grad()

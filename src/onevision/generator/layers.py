@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from onevision.generator.dropout import Dropout
 from onevision.quantization.gemm import plain_matmul
 
 
@@ -56,7 +57,7 @@ class FeedForward(nn.Sequential):
     """Two linear maps with GELU between."""
 
     def __init__(self, d_model: int, hidden: int, dropout: float) -> None:
-        super().__init__(nn.Linear(d_model, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, d_model))
+        super().__init__(nn.Linear(d_model, hidden), nn.GELU(), Dropout(dropout), nn.Linear(hidden, d_model))
 
 
 class EncoderLayer(nn.Module):
@@ -67,7 +68,7 @@ class EncoderLayer(nn.Module):
         self.norm1, self.norm2 = nn.LayerNorm(d_model), nn.LayerNorm(d_model)
         self.attention = Attention(d_model, heads, dropout)
         self.feedforward = FeedForward(d_model, hidden, dropout)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """x (B, S, d), mask (B, S) or None where everything may be attended to."""
@@ -90,7 +91,7 @@ class DecoderLayer(nn.Module):
         self.self_attention = Attention(d_model, heads, dropout)
         self.cross_attention = Attention(d_model, heads, dropout)
         self.feedforward = FeedForward(d_model, hidden, dropout)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def read(self, context: Tensor, mask: Tensor | None) -> tuple[Tensor, ...]:  # noqa: ARG002 - see FrozenDecoderLayer
         """What the layer needs of a context (B, S, d), computed once a query: keys and values."""

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from onevision.errors import ArtifactError
 from onevision.generator.configuration import GeneratorConfig
+from onevision.generator.dropout import Dropout
 from onevision.generator.frozen import FrozenDecoderLayer, FrozenEncoderLayer
 from onevision.generator.layers import DecoderLayer, EncoderLayer, unless_full
 from onevision.generator.memory import Memory, Past
@@ -72,7 +73,7 @@ class Generator(nn.Module):
         self.kind = nn.Embedding(4, d)
         self.long_queries = nn.Parameter(torch.randn(LONG_TOKENS, d) * 0.02)
         self.long_score = nn.Linear(d, LONG_TOKENS)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         layer = (d, config.heads, config.feedforward, config.dropout)
         self.encoder = nn.ModuleList(EncoderLayer(*layer) for _ in range(config.encoder_layers))
         self.encoder_norm = nn.LayerNorm(d)
@@ -230,7 +231,7 @@ class Generator(nn.Module):
         longest = int(there.sum(1).max()) if there.numel() else 0
         place = there.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :longest]
         sids = history.flatten(1, 2).gather(1, place[..., None].expand(-1, -1, history.shape[3]))
-        position = self.history_kind.weight[place // length] + self.history_position.weight[place % length]
+        position = self.history_kind(place // length) + self.history_position(place % length)
         return self._items(sids.clamp_min(0), tables) + position, there.gather(1, place)
 
     def _long_history(self, sids: Tensor, tables: Tensor) -> tuple[Tensor, Tensor]:

@@ -76,7 +76,7 @@ class RewardModel(nn.Module):
             own: (B, C, 4) outcomes of these very searches, taken out of what was counted.
         """
         known = choice.known(shoppers, items, None if own is None else own[..., 1])
-        taste = (choice.taste[items] @ choice.user(shoppers)[..., None]).squeeze(-1)
+        taste = (choice.tastes(items) @ choice.user(shoppers)[..., None]).squeeze(-1)
         counts = self.counts[items] if own is None else (self.counts[items] - own).clamp_min(0)
         rates = corrected_rates(counts, self.counts.sum(0))
         return torch.cat([known[..., : len(KNOWN)], taste[..., None], scores[..., None], rates], -1)

@@ -31,7 +31,7 @@ class Slates(NamedTuple):
 
     def scores(self, choice: ChoiceModel) -> Tensor:
         """log pi (Q, C)."""
-        taste = (choice.taste[self.items.clamp_min(0)] @ choice.user(self.shoppers)[..., None]).squeeze(-1)
+        taste = (choice.tastes(self.items.clamp_min(0)) @ choice.user(self.shoppers)[..., None]).squeeze(-1)
         scores: Tensor = choice(self.known, self.log_p, taste, self.items >= 0)
         return scores
 

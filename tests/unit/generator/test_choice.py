@@ -231,6 +231,21 @@ def test_tastes_are_learnt_from_clicks_and_read_from_histories() -> None:
     assert fitted.tables()[0].rows[-1][0] == "taste"
 
 
+def test_the_gradient_of_tastes_is_the_same_for_any_number_of_threads() -> None:
+    model = make_choice()
+    items = torch.randint(0, len(model.taste), (1024, 200), generator=torch.Generator().manual_seed(1))
+    before, gradients = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 2, 2):
+            torch.set_num_threads(threads)
+            model.taste = model.taste.detach().requires_grad_()
+            (model.tastes(items) * torch.arange(1024.0)[:, None, None].sin()).sum().backward()
+            gradients.append(model.taste.grad)
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(gradients[0], other) for other in gradients[1:])
+
+
 def test_calibration_lowers_the_loss_and_a_few_clicks_move_it_little() -> None:
     queries, _ = shop_with_tastes(200, 5)
     model = make_choice(queries)
