@@ -212,7 +212,8 @@ class GeneratorRanker:
     def _invalid_rate(self, beams: Beams) -> float:
         """Measured on the codes as written, against the items' table and not the trie: 0 by construction."""
         live = self._sid_keys(beams.codes[beams.leaves >= 0].numpy())
-        return float((~np.isin(live, self.known_sids)).mean()) if len(live) else 0.0
+        place = np.searchsorted(self.known_sids, live).clip(max=len(self.known_sids) - 1)
+        return float((self.known_sids[place] != live).mean()) if len(live) else 0.0
 
     def _sid_keys(self, codes: NDArray[np.int64]) -> NDArray[np.int64]:
         """One number (N,) for each row of codes (N, L)."""
