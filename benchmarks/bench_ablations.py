@@ -14,14 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from held_out import test_searches
 from numpy.typing import NDArray
 
-from onevision.data.snapshot import Snapshot
 from onevision.decoding.ranker import GeneratorRanker
-from onevision.evaluation.comparison import PLACES, Truth, measure
-from onevision.evaluation.items import Items
-from onevision.evaluation.searches import Searches
-from onevision.evaluation.stage import held_out_queries
+from onevision.evaluation.comparison import PLACES, measure
 from onevision.metrics import mean_interval
 from onevision.runner import run_stage
 
@@ -38,7 +35,7 @@ ROWS: dict[str, list[str]] = {
 }
 INPUTS = ("snapshot", "pairs", "encoder", "quantizer", "semantic_ids", "features")
 METRICS = ("hr@1", "hr@10", "hr@50", "mrr@10")
-BEAMS, QUERIES = 100, 2000
+BEAMS = 100
 
 
 def trained(run: Path, out: Path, overrides: list[str]) -> Path:
@@ -51,11 +48,8 @@ def trained(run: Path, out: Path, overrides: list[str]) -> Path:
 
 def values(run: Path, generator: Path) -> dict[str, NDArray[np.float64]]:
     """Metrics (Q,) of the test searches, and HR@10 of the personal ones."""
-    items = Items.load(run / "semantic_ids", Snapshot.open(run / "snapshot", verify=False))
-    queries, _ = held_out_queries(run / "pairs", run / "encoder", run / "features", items, QUERIES)
-    searches = Searches.of(queries, items, run / "pairs")
+    queries, truth = test_searches(run)
     ranking = GeneratorRanker.open(run / "encoder", run / "semantic_ids", generator).rank(queries, BEAMS, PLACES)
-    truth = Truth.of([c.tolist() for c in searches.clicked], [o.tolist() for o in searches.ordered])
     measured = measure(np.asarray(ranking.items), truth)
     return {m: measured[m] for m in METRICS} | {"hr@10, personal": measured["hr@10"][queries.personal]}
 

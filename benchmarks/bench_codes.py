@@ -14,27 +14,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from held_out import test_searches
 from numpy.typing import NDArray
 
-from onevision.data.snapshot import Snapshot
 from onevision.decoding.ranker import GeneratorRanker
-from onevision.evaluation.comparison import PLACES, Truth, measure
-from onevision.evaluation.items import Items
-from onevision.evaluation.searches import Searches
-from onevision.evaluation.stage import held_out_queries
+from onevision.evaluation.comparison import PLACES, measure
 from onevision.metrics import mean_interval
 
 WIDTHS = (5, 10, 20, 50, 100)
 METRICS = ("hr@1", "hr@10", "hr@50", "mrr@10")
-QUERIES = 2000
 
 
 def by_beams(run: Path) -> dict[tuple[int, str], NDArray[np.float64]]:
     """(beams, metric) -> values (Q,) over the test searches of a run."""
-    items = Items.load(run / "semantic_ids", Snapshot.open(run / "snapshot", verify=False))
-    queries, _ = held_out_queries(run / "pairs", run / "encoder", run / "features", items, QUERIES)
-    searches = Searches.of(queries, items, run / "pairs")
-    truth = Truth.of([c.tolist() for c in searches.clicked], [o.tolist() for o in searches.ordered])
+    queries, truth = test_searches(run)
     ranker = GeneratorRanker.open(run / "encoder", run / "semantic_ids", run / "generator_sft")
     values = {}
     for width in WIDTHS:
