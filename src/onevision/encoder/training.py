@@ -25,6 +25,7 @@ from onevision.encoder.infonce import info_nce
 from onevision.encoder.model import Encoder
 from onevision.encoder.sampler import Batch, TrainingViews, batches
 from onevision.precision import use_bf16
+from onevision.schedule import one_cycle
 from onevision.training_state import State, restore_training, saved_weights, training_state
 
 Pooled = Callable[[Batch, np.random.Generator], Tensor]
@@ -73,13 +74,7 @@ class EncoderTraining:
         self.picture_rng = np.random.default_rng([seed, 1])
         self.optimizer = torch.optim.AdamW(parameter_groups(encoder), weight_decay=config.weight_decay, fused=True)
         self.parameters = [p for g in self.optimizer.param_groups for p in g["params"]]
-        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimizer,
-            [g["lr"] for g in self.optimizer.param_groups],
-            total_steps=config.steps + 1,
-            pct_start=max(min(0.1, 20 / config.steps), 1.5 / (config.steps + 1)),  # a rise of half a step at least
-            cycle_momentum=False,
-        )
+        self.schedule = one_cycle(self.optimizer, config.steps, most_rising=20)
         self.curve = LossCurve()
         self.queue: list[int] = []
         share = config.hard_negative_share

@@ -29,6 +29,7 @@ from onevision.generator.samples import Samples
 from onevision.generator.token_pruning import KeepRule, PruningSetting
 from onevision.precision import use_bf16
 from onevision.quantization.gemm import fast_matmul
+from onevision.schedule import one_cycle
 from onevision.training_state import State, restore_training, saved_weights, training_state
 
 CATEGORY_LOSS = 0.1
@@ -93,13 +94,7 @@ class GeneratorTrainer:
         self.optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
         stages = {"P": config.steps_visual, "S1": config.steps_cooccurrence, "S2": config.steps_personal}
         self.plan = [(stage, step, steps) for stage, steps in stages.items() for step in range(steps)]
-        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimizer,
-            [g["lr"] for g in self.optimizer.param_groups],
-            total_steps=len(self.plan) + 1,
-            pct_start=min(0.1, 50 / max(len(self.plan), 1)),
-            cycle_momentum=False,
-        )
+        self.schedule = one_cycle(self.optimizer, len(self.plan), most_rising=50)
         self.log = TrainingLog()
         self.best: dict[str, Tensor] = {}
         self.done = 0

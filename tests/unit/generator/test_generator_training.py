@@ -114,7 +114,7 @@ def test_bf16_trains_nearly_the_same(tmp_path: Path) -> None:
     for precision in ("fp32", "bf16"):
         trainer = make_trainer([0.0] * 5, dropout=0.0, precision=precision)
         losses.append(torch.tensor(trainer.run(Checkpoint(tmp_path / precision, "this")).loss))
-    torch.testing.assert_close(losses[1], losses[0], rtol=0.02, atol=0.02)
+    torch.testing.assert_close(losses[1], losses[0], rtol=0.05, atol=0.02)
     assert not torch.equal(losses[0], losses[1])
 
 
