@@ -105,7 +105,7 @@ class Cascade:
         """
         folder.mkdir(parents=True)
         model = re.sub(r"\[num_threads: \d+\]", "[num_threads: 0]", self._ranker.model_to_string())
-        (folder / RANKER).write_text(model)  # whose trees do not depend on how many threads grew them
+        (folder / RANKER).write_text(model)  # of the same features any number of threads grows the same trees
         settings = {"candidates": self._candidates, "trees": self._trees, "seed": self._seed, "features": FEATURES}
         write_json(folder / SETTINGS, settings)
         self._log.save(folder)
