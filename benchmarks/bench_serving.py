@@ -1,14 +1,15 @@
 """The real server under open-loop load: batches or none, generator or cascade, reloads, and more than it can take.
 
-    python benchmarks/bench_serving.py [--bundle DIR --snapshot DIR] [--seconds 12] [--out serving.json]
+    python benchmarks/bench_serving.py [--bundle DIR --snapshot DIR --evaluation DIR] [--seconds 12] [--out FILE]
     python benchmarks/bench_serving.py --minutes 10 --reloads 20 --other DIR   # then also a long run
 
-Each server is a process of its own. Saturation is measured with more clients than a batch holds, each asking again at
-once. Then requests arrive as a Poisson process at 50 % and at 90 % of it, and a latency counts from the moment at
-which its request should have been sent. Then three times as many as it can take arrive, at the limits that it has by
-default: it must turn requests away with 429, answer the others, and be itself again afterwards. In the long run the
-champion of a bundle store changes between two bundles under half of the saturation; nothing may fail, and memory must
-stay. The load comes from this process: on two cores it takes some of what is measured.
+Each server is a process of its own; the cascade is the evaluation's, asked by `system=cascade`. Saturation is measured
+with more clients than a batch holds, each asking again at once. Then requests arrive as a Poisson process at 50 % and
+at 90 % of it, and a latency counts from the moment at which its request should have been sent. Then three times as many
+as it can take arrive, at the limits that it has by default: it must turn requests away with 429, answer the others, and
+be itself again afterwards. In the long run the champion of a bundle store changes between two bundles under half of the
+saturation; nothing may fail, and memory must stay. The load comes from this process: on two cores it takes some of what
+is measured; the CPU milliseconds of a search, at saturation, are the server's alone.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ from onevision.data.store import read_pointer, swap_pointer
 PHOTOS = 256
 LOADS = (0.5, 0.9)
 OVERLOAD = 3.0
-SYSTEMS = {"generator": ["-m", "onevision"], "cascade": [str(Path(__file__).with_name("serve_cascade.py"))]}
+ANSWERED = 'onevision_requests_total{code="200",route="/search"}'
 NO_SHEDDING = ["max_pending=512", "answer_timeout_s=60"]
 
 
@@ -61,14 +62,19 @@ class Running:
             lines = answer.read().decode().splitlines()
         return next((float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"{name} ")), 0.0)
 
+    def spent(self) -> tuple[float, float]:
+        """CPU seconds of the server so far, and searches that it has answered."""
+        times = self.process.cpu_times()
+        return times.user + times.system, self.metric(ANSWERED)
+
 
 @contextmanager
-def server(source: list[str], settings: list[str], system: str = "generator") -> Iterator[Running]:
+def server(source: list[str], settings: list[str]) -> Iterator[Running]:
     """`onevision serve`, warm."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, *SYSTEMS[system], "serve", *source, "--port", str(port), *settings]
+    command = [sys.executable, "-m", "onevision", "serve", *source, "--port", str(port), *settings]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"})
     url = f"http://127.0.0.1:{port}"
     started = time.perf_counter()
@@ -90,20 +96,23 @@ def is_ready(url: str) -> bool:
         return False
 
 
-def measure(bundle: Path, photos: list[bytes], system: str, max_batch: int, seconds: float) -> dict[str, Any]:
+def measure(source: list[str], photos: list[bytes], system: str, max_batch: int, seconds: float) -> dict[str, Any]:
     """Saturation, and latency at shares of it; prints a row for each."""
     settings = [f"max_batch={max_batch}", *NO_SHEDDING]
-    with server(["--bundle", str(bundle)], settings, system) as running:
-        asyncio.run(saturation(running.url, photos, 2 * max_batch, 2))
-        top = asyncio.run(saturation(running.url, photos, max(8, 3 * max_batch), seconds))
+    with server(source, settings) as running:
+        asyncio.run(saturation(running.url, photos, 2 * max_batch, 2, system))
+        before = running.spent()
+        top = asyncio.run(saturation(running.url, photos, max(8, 3 * max_batch), seconds, system))
+        cpu, answers = (after - then for after, then in zip(running.spent(), before, strict=True))
         found: dict[str, Any] = {"system": system, "max_batch": max_batch, "saturation": top}
-        found["ready_s"] = running.ready_s
+        found |= {"cpu_ms": 1e3 * cpu / answers, "ready_s": running.ready_s}
+        head = f"{system:<10}{max_batch:>6}{top:>12.1f}{found['cpu_ms']:>8.1f}"
         for load in LOADS:
-            tally = asyncio.run(open_loop(running.url, photos, load * top, seconds))
+            tally = asyncio.run(open_loop(running.url, photos, load * top, seconds, system))
             times = tally.quantiles()
             found[f"at {load:.0%}"] = times | {"requests": sum(tally.answers.values()), "errors": tally.errors}
             row = "".join(f"{times[name]:>9.1f}" for name in times)
-            print(f"{system:<10}{max_batch:>6}{top:>12.1f}{load:>7.0%}{load * top:>9.1f}{row}{tally.errors:>8}")
+            print(f"{head}{load:>7.0%}{load * top:>9.1f}{row}{tally.errors:>8}")
     return found
 
 
@@ -201,6 +210,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", type=Path, default=Path("runs/latest/bundle"))
     parser.add_argument("--snapshot", type=Path, default=Path("runs/latest/snapshot"))
+    parser.add_argument("--evaluation", type=Path, default=Path("runs/latest/evaluation"), help="with the cascade")
     parser.add_argument("--seconds", type=float, default=12.0, help="of each measurement")
     parser.add_argument("--batches", default="8,1", help="sizes of batches; 1 is no batching, the peer")
     parser.add_argument("--minutes", type=float, default=0.0, help="of the long run; 0 leaves it out")
@@ -208,17 +218,20 @@ def main() -> None:
     parser.add_argument("--other", type=Path, help="another bundle of the shop, for the long run")
     parser.add_argument("--out", type=Path, help="file for the figures")
     asked = parser.parse_args()
-    if not asked.bundle.is_dir():
-        sys.exit(f"{asked.bundle}: no such bundle; `make smoke` makes one")
+    for needed in (asked.bundle, asked.evaluation / "cascade"):
+        if not needed.is_dir():
+            sys.exit(f"{needed}: no such folder; `make smoke` makes bundle and evaluation")
     if asked.minutes and asked.other is None:
         sys.exit("--minutes: name another bundle with --other, so that the champion can change")
     photos = read_photos(asked.snapshot)
     load_before = os.getloadavg()[0]
     columns = "".join(f"{name:>9}" for name in ("req/s", "p50 ms", "p95 ms", "p99 ms"))
-    print(f"{'system':<10}{'batch':>6}{'saturation':>12}{'load':>7}{columns}{'errors':>8}")
+    print(f"{'system':<10}{'batch':>6}{'saturation':>12}{'CPU ms':>8}{'load':>7}{columns}{'errors':>8}")
+    sources = {"generator": ["--bundle", str(asked.bundle)]}
+    sources["cascade"] = [*sources["generator"], "--cascade", str(asked.evaluation)]
     rows = [
-        measure(asked.bundle, photos, system, max_batch, asked.seconds)
-        for system in SYSTEMS
+        measure(source, photos, system, max_batch, asked.seconds)
+        for system, source in sources.items()
         for max_batch in map(int, asked.batches.split(","))
     ]
     generator = {row["max_batch"]: row["saturation"] for row in rows if row["system"] == "generator"}

@@ -47,10 +47,10 @@ def make_client(url: str) -> httpx.AsyncClient:
     return httpx.AsyncClient(base_url=url, timeout=PATIENCE, limits=limits, trust_env=False)
 
 
-async def ask(client: httpx.AsyncClient, photo: bytes, tally: Tally) -> bool:
+async def ask(client: httpx.AsyncClient, photo: bytes, system: str, tally: Tally) -> bool:
     """Send one search, count how it was answered; whether it was."""
     try:
-        answer = await client.post("/search", files={"image": photo})
+        answer = await client.post("/search", files={"image": photo}, data={"system": system})
     except httpx.HTTPError:
         tally.answers[0] += 1
         return False
@@ -62,7 +62,7 @@ async def ask(client: httpx.AsyncClient, photo: bytes, tally: Tally) -> bool:
     return answer.status_code == 200
 
 
-async def saturation(url: str, photos: list[bytes], clients: int, seconds: float) -> float:
+async def saturation(url: str, photos: list[bytes], clients: int, seconds: float, system: str = "generator") -> float:
     """Answers a second to clients that ask again as soon as they are answered."""
     tally = Tally()
     async with make_client(url) as client:
@@ -70,13 +70,14 @@ async def saturation(url: str, photos: list[bytes], clients: int, seconds: float
 
         async def keep_asking(number: int) -> None:
             while time.perf_counter() < started + seconds:
-                await ask(client, photos[(sum(tally.answers.values()) + number) % len(photos)], tally)
+                photo = photos[(sum(tally.answers.values()) + number) % len(photos)]
+                await ask(client, photo, system, tally)
 
         await asyncio.gather(*(keep_asking(number) for number in range(clients)))
         return tally.answers[200] / (time.perf_counter() - started)
 
 
-async def open_loop(url: str, photos: list[bytes], rate: float, seconds: float) -> Tally:
+async def open_loop(url: str, photos: list[bytes], rate: float, seconds: float, system: str = "generator") -> Tally:
     """Requests of a Poisson process of `rate` a second, sent whatever the server does (no coordinated omission)."""
     rng = np.random.default_rng(SEED)
     arrivals = np.cumsum(rng.exponential(1 / rate, max(20, int(rate * seconds))))
@@ -85,7 +86,7 @@ async def open_loop(url: str, photos: list[bytes], rate: float, seconds: float) 
         begin = time.perf_counter()
 
         async def one(number: int) -> None:
-            if await ask(client, photos[number % len(photos)], tally):
+            if await ask(client, photos[number % len(photos)], system, tally):
                 tally.milliseconds.append((time.perf_counter() - begin - arrivals[number]) * 1e3)
 
         tasks: set[asyncio.Task[None]] = set()

@@ -84,6 +84,12 @@ class Page:
         for kind, (x, y) in (("mousePressed", start), ("mouseMoved", end), ("mouseReleased", end)):
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", buttons=1, clickCount=1)
 
+    def press(self, key: str) -> None:
+        """A key of the keyboard, in whatever has the focus."""
+        text = "\r" if key == "Enter" else key
+        for kind in ("keyDown", "keyUp"):
+            self.call("Input.dispatchKeyEvent", type=kind, key=key, text=text if kind == "keyDown" else "")
+
     @staticmethod
     def _until(condition: Any) -> None:
         until = time.monotonic() + PATIENCE

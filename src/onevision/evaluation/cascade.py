@@ -8,18 +8,24 @@ are chosen on the validation days. It learns from training searches alone.
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from onevision.errors import OneVisionError
+from onevision.artifacts import read_json, write_json
+from onevision.errors import ArtifactError, OneVisionError
 from onevision.evaluation.cascade_features import CATEGORICAL, FEATURES, NEIGHBOURS, FeatureBuilder
+from onevision.evaluation.click_log import ClickLog
 from onevision.evaluation.dense import DenseSearch
+from onevision.evaluation.items import Items
 from onevision.evaluation.searches import Searches
 
+FOLDER, RANKER, SETTINGS = "cascade", "ranker.txt", "cascade.json"
 CLICK_LABEL, ORDER_LABEL = 1, 2
 LABEL_GAIN = (0, 2, 3)
 """Gain of nothing, a click, an order."""
@@ -61,22 +67,16 @@ class Cascade:
     """Recall of `candidates` items, then a ranker of at most `trees` trees.
 
     Args:
-        dense: the recall.
-        builder: the ranker's features.
-        created: (I,) when each item entered (microseconds), so that training never shows an item before its time.
+        items: all that may be found; training never shows one before it entered.
+        dense: the recall, over the same items.
+        log: the clicks that the ranker's features may know.
     """
 
     def __init__(
-        self,
-        dense: DenseSearch,
-        builder: FeatureBuilder,
-        created: NDArray[np.int64],
-        *,
-        candidates: int,
-        trees: int,
-        seed: int,
+        self, items: Items, dense: DenseSearch, log: ClickLog, *, candidates: int, trees: int, seed: int
     ) -> None:
-        self._dense, self._builder, self._created = dense, builder, created
+        self._dense, self._log, self._created = dense, log, items.created
+        self._builder = FeatureBuilder(items, log)
         self._candidates, self._trees, self._seed = candidates, trees, seed
         self._ranker: Any = None
         self.validation_ndcg_: dict[str, float] = {}
@@ -98,18 +98,60 @@ class Cascade:
                 best, self._ranker = score, ranker
         return self
 
-    def rank(self, searches: Searches, k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    def save(self, folder: Path) -> None:
+        """Write what was learned: `ranker.txt` (LightGBM's own text), `cascade.json` and the click log.
+
+        The items are not written: they are those of the semantic IDs that the cascade was trained with.
+        """
+        folder.mkdir(parents=True)
+        model = re.sub(r"\[num_threads: \d+\]", "[num_threads: 0]", self._ranker.model_to_string())
+        (folder / RANKER).write_text(model)  # of the same features any number of threads grows the same trees
+        settings = {"candidates": self._candidates, "trees": self._trees, "seed": self._seed, "features": FEATURES}
+        write_json(folder / SETTINGS, settings)
+        self._log.save(folder)
+
+    @classmethod
+    def load(cls, folder: Path, items: Items) -> Cascade:
+        """Read what `save` wrote; `items` are those that it was trained with.
+
+        Raises:
+            ArtifactError: its ranker reads other features than this library computes.
+        """
+        import lightgbm
+
+        settings = read_json(folder / SETTINGS)
+        if tuple(settings.pop("features")) != FEATURES:
+            raise ArtifactError(f"{folder}: its ranker reads other features than this library has; evaluate again")
+        dense = DenseSearch(items.view_embedding, items.view_item, len(items))
+        cascade = cls(items, dense, ClickLog.load(folder), **settings)
+        cascade._ranker = lightgbm.Booster(model_file=folder / RANKER)
+        return cascade
+
+    def rank(
+        self,
+        searches: Searches,
+        k: int,
+        *,
+        allowed: NDArray[np.bool_] | None = None,
+        progress: str | None = None,
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """The `k` best items of each search: rows (Q, k), -1 where there are no more, and the ranker's scores.
 
         Behind what is ranked come the next of the recall, in its order, with the score -inf.
+
+        Args:
+            allowed: (I,), the only items that may be found; by default all. What is near the photo is judged by all.
         """
         rows = np.full((len(searches), k), -1, dtype=np.int64)
         scores = np.full((len(searches), k), -np.inf, dtype=np.float32)
-        recalled = self._dense.search(searches.embedding, max(self._candidates, k))[0]
-        for row, nearest in enumerate(tqdm(recalled, desc="cascade", unit="search", disable=None)):
+        recalled = self._dense.search(searches.embedding, max(self._candidates, k), allowed)[0]
+        near = recalled if allowed is None else self._dense.search(searches.embedding, self._candidates)[0]
+        for row, nearest in enumerate(tqdm(recalled, desc=progress, disable=None if progress else True)):
             found, rest = nearest[: self._candidates], nearest[self._candidates :]
             candidates = found[found >= 0]
-            features = self._builder.build(searches, row, candidates, found)
+            if not len(candidates):
+                continue
+            features = self._builder.build(searches, row, candidates, near[row, : self._candidates])
             score = np.asarray(self._ranker.predict(features, num_threads=1))
             order = np.argsort(-score, kind="stable")[:k]  # ties keep the order of recall
             rows[row, : len(order)] = candidates[order]

@@ -6,11 +6,10 @@ and earlier shoppers' photos are read as of `min(search time, train_end)`, histo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
+from onevision.evaluation.click_log import ClickLog
 from onevision.evaluation.items import Items
 from onevision.evaluation.popularity import Popularity
 from onevision.evaluation.searches import HISTORIES, Searches
@@ -49,41 +48,21 @@ FEATURES = (
 """Columns of the ranker's matrix."""
 CATEGORICAL = ("segment",)
 NEIGHBOURS = 20
-_PHOTOS_AN_ITEM = 64
 _BRANDS = 64
-
-
-@dataclass(frozen=True)
-class ClickedPhotos:
-    """Photos of training searches and the item that each one's user clicked; time is in microseconds."""
-
-    item: NDArray[np.int64]
-    ts: NDArray[np.int64]
-    embedding: NDArray[np.float32]
-
-    @classmethod
-    def of(cls, searches: Searches, end: int) -> ClickedPhotos:
-        """Every (photo, clicked item) of searches before `end`."""
-        pairs = [(row, item) for row, items in enumerate(searches.clicked) if searches.ts[row] < end for item in items]
-        rows, items = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
-        return cls(items, searches.ts[rows], searches.embedding[rows])
 
 
 class FeatureBuilder:
     """Builds the ranker's matrix, one search at a time (what serving would do, and what bounds the memory).
 
     Args:
-        popularity: click rates up to the end of training.
-        training: searches that may be learned from: whose photos led to which clicks, and what a profile clicks.
-        end: the end of training (microseconds).
+        log: the clicks that may be known: how many an item had, after whose photos, and of which profiles.
     """
 
-    def __init__(self, items: Items, popularity: Popularity, training: Searches, end: int) -> None:
-        self._embedding, self._popularity = items.embedding, popularity
+    def __init__(self, items: Items, log: ClickLog) -> None:
+        self._embedding = items.embedding
+        self._popularity = Popularity(items, log.clicked, log.clicked_ts, start=log.start, end=log.end)
         self._views = _Ragged(items.view_item, items.view_embedding, len(items))
-        photos = ClickedPhotos.of(training, end)
-        newest = _newest_of_each(photos)
-        self._photos = _Ragged(photos.item[newest], photos.embedding[newest], len(items), photos.ts[newest])
+        self._photos = _Ragged(log.photo_item, log.photo, len(items), log.photo_ts)
         self._brand = np.unique(items.brand, return_inverse=True)[1]
         self._category = np.unique(items.category, return_inverse=True)[1]
         self._department = np.unique(items.department, return_inverse=True)[1]
@@ -92,11 +71,10 @@ class FeatureBuilder:
         mean = np.stack([_group_mean(column, self._category) for column in items.embedding.T], axis=1)
         style = items.embedding - mean[self._category]
         self._style = (style / np.maximum(np.linalg.norm(style, axis=1, keepdims=True), 1e-6)).astype(np.float32)
-        segments = sorted(set(training.segment.tolist()))
-        self._segment = {name: code for code, name in enumerate(segments) if name}
+        self._segment = {name: code for code, name in enumerate(log.segments) if name}
         self._brand_vector = _centred_one_hot(self._brand)
         described = np.concatenate([self._style, self._brand_vector, self._price_level[:, None]], axis=1)
-        self._segment_taste = SegmentTaste(described, training, segments, end=end)
+        self._segment_taste = SegmentTaste(described, log)
 
     def build(
         self,
@@ -216,14 +194,6 @@ class _Ragged:
         with np.errstate(invalid="ignore"):
             mean = np.bincount(owner, value, minlength=len(items)) / count
         return np.where(count > 0, best, np.nan), mean
-
-
-def _newest_of_each(photos: ClickedPhotos) -> NDArray[np.int64]:
-    """Rows of the newest photos of each item, so that one popular item cannot fill the memory."""
-    order = np.lexsort((-photos.ts, photos.item))
-    item = photos.item[order]
-    place = np.arange(len(item)) - np.searchsorted(item, item)
-    return order[place < _PHOTOS_AN_ITEM]
 
 
 def _max_and_mean(

@@ -32,8 +32,10 @@ class DenseSearch:
         out[:, self._owners] = best
         return out
 
-    def search(self, query: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """The `k` nearest items of each query (Q, d).
+    def search(
+        self, query: NDArray[np.float32], k: int, allowed: NDArray[np.bool_] | None = None
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """The `k` nearest items of each query (Q, d), among all or among those `allowed` (I,).
 
         Returns:
             item rows (Q, k) int64, best first, ties to the smaller row, -1 where there are no more; and their
@@ -41,10 +43,13 @@ class DenseSearch:
         """
         rows = np.full((len(query), k), -1, dtype=np.int64)
         scores = np.full((len(query), k), -np.inf, dtype=np.float32)
+        there = len(self._owners) if allowed is None else int(allowed[self._owners].sum())
         block = max(1, _BLOCK_FLOATS // max(len(self._views), 1))
-        for start in range(0, len(query), block):
+        for start in range(0, len(query) if there else 0, block):
             best = self.similarity(query[start : start + block])
-            top = _largest(best, min(k, len(self._owners)))
+            if allowed is not None:
+                best[:, ~allowed] = -np.inf
+            top = _largest(best, min(k, there))
             found = slice(start, start + len(best)), slice(0, top.shape[1])
             rows[found] = top
             scores[found] = np.take_along_axis(best, top, axis=1)

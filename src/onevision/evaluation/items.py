@@ -48,19 +48,24 @@ class Items:
 
     @classmethod
     def load(cls, semantic_ids: Path, snapshot: Snapshot) -> Items:
-        """Read a semantic-ID artifact, and brand and date of entry from the snapshot it was made from."""
-        catalogue = Catalogue.open(semantic_ids)
-        table, shop = catalogue.table, snapshot.table("items")
-        place = pc.index_in(table["item_id"].combine_chunks(), shop["item_id"].combine_chunks())
+        """Read a semantic-ID artifact, and brands from the snapshot it was made from."""
+        catalogue, shop = Catalogue.open(semantic_ids), snapshot.table("items")
+        place = pc.index_in(catalogue.table["item_id"].combine_chunks(), shop["item_id"].combine_chunks())
+        return cls.of(catalogue, shop["brand"].take(place).to_pylist())
+
+    @classmethod
+    def of(cls, catalogue: Catalogue, brands: Iterable[str | None]) -> Items:
+        """The items of a catalogue; `brands` in its order."""
+        table = catalogue.table
         return cls(
             item_id=np.array(catalogue.item_ids, dtype=np.str_),
             bucket=catalogue.bucket,
             category=np.array(table["category_id"].to_pylist(), dtype=np.str_),
             department=np.array(table["department_id"].to_pylist(), dtype=np.str_),
-            brand=np.array(shop["brand"].fill_null("").take(place).to_pylist(), dtype=np.str_),
+            brand=np.array([brand or "" for brand in brands], dtype=np.str_),
             price=table["price"].to_numpy(),
             cold=table["cold"].to_numpy(zero_copy_only=False),
-            created=shop["created_at"].take(place).cast("int64").to_numpy(),
+            created=catalogue.created,
             embedding=catalogue.embedding,
             view_embedding=catalogue.view_embedding,
             view_item=catalogue.view_item,

@@ -9,13 +9,13 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from onevision.evaluation.click_log import MICROSECONDS_A_DAY
 from onevision.evaluation.items import Items
 
 PSEUDO_CLICKS = 2.0
 """Clicks `a` that the prior is worth in `(clicks + a) / (item-days + a / prior)`, a gamma-Poisson posterior mean."""
 _FIRST_GUESS = 0.01
 """Clicks per item-day before there is any click at all."""
-_MICROSECONDS_A_DAY = 86_400_000_000
 _SECOND = 1_000_000
 
 
@@ -46,7 +46,7 @@ class ClickRates:
         entered = np.clip(created, start, end)
         order = np.argsort(self._key(group, entered), kind="stable")
         self._items = self._key(group, entered)[order]
-        self._entered_sum = np.concatenate([[0.0], np.cumsum((entered[order] - start) / _MICROSECONDS_A_DAY)])
+        self._entered_sum = np.concatenate([[0.0], np.cumsum((entered[order] - start) / MICROSECONDS_A_DAY)])
 
     def rate(
         self, group: NDArray[np.int64] | int, ts: NDArray[np.int64] | int, prior: NDArray[np.float64] | float
@@ -56,7 +56,7 @@ class ClickRates:
         first, now = self._key(group, np.full_like(ts, self._start)), self._key(group, ts)
         clicks = np.searchsorted(self._clicks, now) - np.searchsorted(self._clicks, first)
         low, high = np.searchsorted(self._items, first), np.searchsorted(self._items, now)
-        days = (ts - self._start) / _MICROSECONDS_A_DAY
+        days = (ts - self._start) / MICROSECONDS_A_DAY
         exposure = (high - low) * days - (self._entered_sum[high] - self._entered_sum[low])
         return (clicks + PSEUDO_CLICKS) / (np.maximum(exposure, 0.0) + PSEUDO_CLICKS / prior)
 

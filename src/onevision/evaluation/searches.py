@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from onevision.evaluation.items import Items
@@ -44,13 +42,11 @@ class Searches:
     shown: Rows
 
     @classmethod
-    def of(cls, queries: QuerySet, items: Items, pairs: Path) -> Searches:
-        """Searches of a query set; `pairs` is the artifact that knows when each one happened."""
-        table = pq.read_table(pairs / "queries.parquet", columns=["query_id", "ts"])
-        when = dict(zip(table["query_id"].to_pylist(), table["ts"].cast("int64").to_pylist(), strict=True))
+    def of(cls, queries: QuerySet, items: Items) -> Searches:
+        """Searches of a query set; items that are not among `items` are left out of the lists."""
         return cls(
             embedding=np.asarray(queries.embedding, dtype=np.float32),
-            ts=np.array([when[q] for q in queries.query_id], dtype=np.int64),
+            ts=queries.ts,
             histories={name: items.row_lists(getattr(queries, name)) for name in HISTORIES},
             segment=np.array([s or "" for s in queries.segment], dtype=np.str_),
             clicked=items.row_lists(queries.clicked),

@@ -27,6 +27,7 @@ from onevision.data.snapshot import Snapshot
 from onevision.decoding.ranker import GeneratorRanker
 from onevision.errors import OneVisionError
 from onevision.evaluation.beside import CHAMPION, Beside
+from onevision.evaluation.cascade import FOLDER as CASCADE
 from onevision.evaluation.cascade import Cascade
 from onevision.evaluation.comparison import Comparison, Truth
 from onevision.evaluation.config import EvaluationConfig
@@ -111,7 +112,7 @@ def run(
     items = Items.load(semantic_ids, shop)
     queries, counts = held_out_queries(pairs, encoder, features, items, config.max_queries)
     counts |= check_leakage(pairs, queries.query_id, queries.image_id, items.item_id[items.cold].tolist())
-    searches = Searches.of(queries, items, pairs)
+    searches = Searches.of(queries, items)
     clock = Clock(len(queries), config.latency_queries)
     dense = DenseSearch(items.view_embedding, items.view_item, len(items))
     systems = {"dense": dense_system(dense, searches, clock)}
@@ -143,6 +144,8 @@ def run(
     if beside and drift:
         metrics |= beside.metrics(systems[CHALLENGER], comparison) | drift.metrics()
     _write(out, metrics, queries, systems, comparison, items, config, seed)
+    if cascade:
+        cascade.save(out / CASCADE)
     settings = {"beam_width": config.beam_width, "bootstrap_samples": config.bootstrap_samples, "seed": seed}
     finish_artifact(out, "evaluation", parents=parents, counts=counts, extra=settings)
     latencies = {name: system.latency for name, system in systems.items() if system.latency}

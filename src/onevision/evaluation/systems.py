@@ -17,13 +17,12 @@ from onevision.artifacts import read_json
 from onevision.data.images import decode_image
 from onevision.data.snapshot import Snapshot
 from onevision.evaluation.cascade import MAX_TRAINING_SEARCHES, MAX_VALIDATION_SEARCHES, Cascade
-from onevision.evaluation.cascade_features import FeatureBuilder
+from onevision.evaluation.click_log import ClickLog
 from onevision.evaluation.comparison import PLACES
 from onevision.evaluation.config import EvaluationConfig
 from onevision.evaluation.dense import DenseSearch
 from onevision.evaluation.items import Items
 from onevision.evaluation.latency import latencies_ms
-from onevision.evaluation.popularity import Popularity
 from onevision.evaluation.searches import Searches, microseconds
 from onevision.features.queries import QuerySet
 
@@ -78,13 +77,9 @@ def train_cascade(
         QuerySet.load(pairs, encoder, features, split=split, limit=limit)
         for split, limit in (("train", MAX_TRAINING_SEARCHES), ("validation", MAX_VALIDATION_SEARCHES))
     )
-    training, validation = (Searches.of(queries, items, pairs) for queries in loaded)
-    clicked, ts = _clicks(shop, items)
-    start = min(int(ts.min(initial=end)), end - 1)
-    builder = FeatureBuilder(items, Popularity(items, clicked, ts, start=start, end=end), training, end)
-    cascade = Cascade(
-        dense, builder, items.created, candidates=config.recall_candidates, trees=config.ranker_trees, seed=seed
-    )
+    training, validation = (Searches.of(queries, items) for queries in loaded)
+    log = ClickLog.of(training, *_clicks(shop, items), end)
+    cascade = Cascade(items, dense, log, candidates=config.recall_candidates, trees=config.ranker_trees, seed=seed)
     return cascade.fit(training, validation)
 
 
@@ -96,7 +91,7 @@ def dense_system(dense: DenseSearch, searches: Searches, clock: Clock) -> System
 
 def cascade_system(cascade: Cascade, searches: Searches, clock: Clock) -> System:
     """Recall, features and ranker; timed from the photo's embedding and the user's sequences."""
-    found = cascade.rank(searches, PLACES)[0]
+    found = cascade.rank(searches, PLACES, progress="cascade")[0]
     return System(found, latency=clock.time(lambda row: cascade.rank(searches.take(slice(row, row + 1)), PAGE)))
 
 

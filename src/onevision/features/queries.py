@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -14,6 +15,7 @@ from safetensors.numpy import load_file
 
 from onevision.artifacts import open_artifact
 from onevision.errors import ArtifactError
+from onevision.features.definitions import UserSequences
 
 
 @dataclass
@@ -112,6 +114,39 @@ class QuerySet:
             cold_item=np.array(table["cold_item"], dtype=bool),
             cold_user=np.array(table["cold_user"], dtype=bool),
             personal=np.array(table["personal"], dtype=bool),
+        )
+
+    @classmethod
+    def asked_now(
+        cls,
+        embedding: NDArray[np.float32],
+        category: NDArray[np.float16],
+        tokens: NDArray[np.float16],
+        users: Sequence[UserSequences],
+    ) -> QuerySet:
+        """Queries of this moment, as the encoder saw them (`embedding`, ...), of users whose sequences are known."""
+        count = len(users)
+        return cls(
+            query_id=[str(row) for row in range(count)],
+            user_id=[""] * count,
+            image_id=[""] * count,
+            ts=np.full(count, time.time_ns() // 1000),
+            image_row=np.full(count, -1, dtype=np.int64),
+            embedding=embedding,
+            category=category,
+            tokens=tokens,
+            recent_clicked=[user.recent_clicked for user in users],
+            recent_searched=[user.recent_searched for user in users],
+            recent_ordered=[user.recent_ordered for user in users],
+            long_history=[user.long_history for user in users],
+            segment=[user.segment for user in users],
+            clicked=[[] for _ in users],
+            ordered=[[] for _ in users],
+            shown=[[] for _ in users],
+            photographed=[None] * count,
+            cold_item=np.zeros(count, dtype=bool),
+            cold_user=np.array([user == UserSequences() for user in users], dtype=bool),
+            personal=np.zeros(count, dtype=bool),
         )
 
     def take(self, rows: Sequence[int] | NDArray[np.integer]) -> QuerySet:

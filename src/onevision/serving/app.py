@@ -57,7 +57,7 @@ def create_app(
     async def search(request: Request) -> dict[str, Any]:
         with engine.admit():
             image, asked = await read_search(request, config)
-            answer, searcher = await engine.answer(image, asked.user, asked.k, asked.only())
+            answer, searcher = await engine.answer(image, asked.user, asked.k, asked.only(), asked.system)
         return {"bundle": searcher.bundle.identity, **asdict(answer)}
 
     @app.get("/metrics", include_in_schema=False)

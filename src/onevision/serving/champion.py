@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from onevision.artifacts import read_json
+from onevision.artifacts import Artifact, read_json
 from onevision.data.store import cached_download, is_remote, join, read_pointer
 from onevision.errors import ArtifactError, OneVisionError
 from onevision.features.definitions import UserSequences
@@ -55,9 +55,18 @@ class Champion:
         bundle: the bundle to serve, or None to follow `store`.
         store: folder or gs://bucket/prefix whose champion is served.
         batch: photos ranked in one pass at most.
+        evaluation: whose cascade answers as well; beside a champion of another catalogue it does not.
     """
 
-    def __init__(self, bundle: str | None, store: str | None, *, batch: int, telemetry: Telemetry) -> None:
+    def __init__(
+        self,
+        bundle: str | None,
+        store: str | None,
+        *,
+        batch: int,
+        telemetry: Telemetry,
+        evaluation: Artifact | None = None,
+    ) -> None:
         if (bundle is None) == (store is None):
             raise OneVisionError("give either a bundle, or a bundle store whose champion is to be served")
         if bundle is not None and not is_remote(bundle) and not Path(bundle).is_dir():
@@ -66,6 +75,7 @@ class Champion:
         self._store = store
         self._batch = batch
         self._telemetry = telemetry
+        self.evaluation = evaluation
         self.searcher: Searcher | None = None
 
     async def follow(self, poll: float) -> None:
@@ -97,7 +107,7 @@ class Champion:
             if self.searcher is not None and identity in (None, self.searcher.bundle.identity):
                 self._telemetry.checked.set(time.time())
                 return False
-            searcher = await asyncio.to_thread(load, place, self._batch)
+            searcher = await asyncio.to_thread(self._load, place)
             if identity is not None and searcher.bundle.identity != identity:
                 raise ArtifactError(f"{place}: holds bundle {searcher.bundle.identity}, its pointer says {identity}")
         except Exception:
@@ -112,6 +122,17 @@ class Champion:
         if old is not None and is_remote(place):
             shutil.rmtree(old.bundle.path, ignore_errors=True)  # its copy in the cache; its weights are in memory
         return True
+
+    def _load(self, place: str) -> Searcher:
+        searcher = load(place, self._batch)
+        if self.evaluation is not None:
+            try:
+                searcher.use_cascade(self.evaluation)
+            except ArtifactError as error:
+                if self._store is None:
+                    raise
+                log.warning("the generator answers alone: %s", error)
+        return searcher
 
     def _locate(self) -> tuple[str, str | None]:
         if self._store is None:

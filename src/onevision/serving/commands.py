@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -20,6 +21,10 @@ def serve(
     snapshot: Annotated[
         str | None, typer.Option(help="snapshot that the search page takes pictures and users from, to try it out")
     ] = None,
+    cascade: Annotated[
+        str | None,
+        typer.Option(help="evaluation artifact whose cascade can be asked beside the generator, to try it out"),
+    ] = None,
     host: Annotated[str, typer.Option(help="address to listen at; 0.0.0.0 for all of them")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8080,
     overrides: Annotated[
@@ -35,8 +40,10 @@ def serve(
         if error.name not in ("fastapi", "uvicorn", "prometheus_client", "starlette"):
             raise
         raise MissingDependencyError("serving needs a web server: pip install 'onevision[serving]'") from None
+    from onevision.data.store import cached_download, is_remote
     from onevision.recipe import section_of
     from onevision.serving.config import ServingConfig
 
     config = section_of(ServingConfig, overrides or [])
-    run(Sources(bundle, store, open_users(features), snapshot), config, host=host, port=port)
+    beside = None if cascade is None else cached_download(cascade) if is_remote(cascade) else Path(cascade)
+    run(Sources(bundle, store, open_users(features), snapshot, beside), config, host=host, port=port)

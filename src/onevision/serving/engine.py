@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ from onevision.features.definitions import UserSequences
 from onevision.serving.batching import Batcher
 from onevision.serving.champion import Champion
 from onevision.serving.config import ServingConfig
-from onevision.serving.search import Answer, Searcher, only_matches
+from onevision.serving.search import GENERATOR, Answer, Searcher, System, only_matches
 from onevision.serving.telemetry import Telemetry
 from onevision.serving.users import UserLookup
 
@@ -51,6 +51,7 @@ class _Job:
     user: UserSequences
     k: int
     only: ItemFilter | None
+    system: System
 
 
 class Engine:
@@ -88,6 +89,13 @@ class Engine:
             raise NotReadyError("no bundle is loaded yet")
         return self._champion.searcher
 
+    @property
+    def cascade(self) -> Literal["none", "off", "on"]:
+        """Whether a cascade answers too: the server was given none, or one that is of another catalogue now."""
+        if self._champion.evaluation is None:
+            return "none"
+        return "on" if self.searcher.cascade else "off"
+
     @contextmanager
     def admit(self, photos: int = 1) -> Iterator[None]:
         """Count photos as pending while the block runs; `OverloadedError` if there are too many already."""
@@ -103,13 +111,13 @@ class Engine:
             self._telemetry.pending.set(self._pending)
 
     async def answer(
-        self, image: bytes, user_id: str | None, k: int, only: ItemFilter | None
+        self, image: bytes, user_id: str | None, k: int, only: ItemFilter | None, system: System = GENERATOR
     ) -> tuple[Answer, Searcher]:
         """The answer to one photo, and the bundle that gave it.
 
         Raises:
             ImageError: the bytes are no usable picture.
-            OneVisionError: a filter that no item can pass.
+            OneVisionError: a filter that no item can pass, or a cascade that is not there.
             NotReadyError, SlowAnswerError: the server's own trouble.
         """
         searcher = self.searcher
@@ -119,10 +127,10 @@ class Engine:
                     self._timed("lookup", self._users.find(user_id)), self._decode(searcher, image)
                 )
                 with self._telemetry.tracing.span("rank"):  # the queue included
-                    answer = await self._batcher.submit(_Job(searcher, pixels, sequences, k, only))
+                    answer = await self._batcher.submit(_Job(searcher, pixels, sequences, k, only, system))
         except TimeoutError:
             raise SlowAnswerError(f"no answer within {self._config.answer_timeout_s:g} s") from None
-        answer = replace(answer, notes=notes)
+        answer = replace(answer, notes=[*answer.notes, *notes])
         if self._config.no_match_below and all(hit.click_probability is not None for hit in answer.hits):
             answer = only_matches(answer, self._config.no_match_below)
         if not answer.hits:
@@ -140,19 +148,19 @@ class Engine:
             return await work
 
     def _rank(self, jobs: Sequence[_Job]) -> list[Answer | Exception]:
-        """Answers in the order of the jobs; those of one bundle and filter are ranked together."""
+        """Answers in the order of the jobs; those of one bundle, filter and system are ranked together."""
         answers: dict[int, Answer | Exception] = {}
-        together: dict[tuple[int, ItemFilter | None], list[int]] = {}
+        together: dict[tuple[int, ItemFilter | None, System], list[int]] = {}
         for row, job in enumerate(jobs):
-            together.setdefault((id(job.searcher), job.only), []).append(row)
-        for (_, only), rows in together.items():
+            together.setdefault((id(job.searcher), job.only, job.system), []).append(row)
+        for (_, only, system), rows in together.items():
             group = [jobs[row] for row in rows]
             started = time.perf_counter()
             found: Sequence[Answer | Exception]
             try:
                 k = max(job.k for job in group)
                 found = group[0].searcher.rank(
-                    np.stack([job.pixels for job in group]), [job.user for job in group], k, only
+                    np.stack([job.pixels for job in group]), [job.user for job in group], k, only, system
                 )
             except Exception as error:
                 found = [error] * len(group)

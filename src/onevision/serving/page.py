@@ -66,6 +66,7 @@ def router(engine: Engine, config: ServingConfig, window: ShopWindow | None) -> 
     async def about() -> dict[str, Any]:
         return {
             "bundle": engine.searcher.bundle.identity,
+            "cascade": engine.cascade,
             "categories": engine.searcher.categories,
             "max_k": config.max_k,
             "pictures": window is not None,

@@ -14,6 +14,7 @@ from starlette.datastructures import UploadFile
 from onevision.decoding.filters import ItemFilter
 from onevision.serving.config import ServingConfig
 from onevision.serving.errors import RequestError, explain
+from onevision.serving.search import GENERATOR, System
 
 FORM, JSON = "multipart/form-data", "application/json"
 MAX_TEXT = 256
@@ -31,6 +32,7 @@ class Search(BaseModel):
     min_price: float | None = Field(None, ge=0)
     max_price: float | None = Field(None, ge=0)
     in_stock: bool = Field(False, description="only items in stock")
+    system: System = Field(GENERATOR, description="what ranks; the cascade answers where the server was given one")
 
     def only(self) -> ItemFilter | None:
         """The filter that is asked for, None for all items; `OneVisionError` if its prices cannot be."""

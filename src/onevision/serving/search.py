@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -32,11 +31,15 @@ from onevision.preference.reward import WEIGHTS as REWARD
 from onevision.preference.reward import RewardModel, click_probabilities
 from onevision.pruning.canary import CODES_READ, KEPT_TOKENS, Canary, Seen
 from onevision.publishing.bundle import CATALOGUE, open_bundle
+from onevision.serving.cascade import ServedCascade
 
 if TYPE_CHECKING:
     from onevision.features.online import OnlineFeatures
 
 log = logging.getLogger(__name__)
+System = Literal["generator", "cascade"]
+GENERATOR: System = "generator"
+CASCADE: System = "cascade"
 _ranking = threading.Lock()
 """One pass at a time, whichever bundle's: `fast_matmul` sets what holds for the whole process, and oneDNN keeps what it
 prepared for every setting that it meets, so that two passes at once leave hundreds of megabytes behind."""
@@ -47,9 +50,10 @@ class Hit:
     """One item found.
 
     Attributes:
-        score: log-probability that this shopper picks it among the items found; what the hits are ordered by.
+        score: log-probability that this shopper picks it among the items found, or of a cascade its ranker's score;
+            what the hits are ordered by.
         click_probability: calibrated probability that it is clicked if it is shown; None of a bundle that holds no
-            reward model.
+            reward model, and of a cascade.
         similarity: cosine of photo and item.
         sid: its semantic ID.
     """
@@ -95,6 +99,7 @@ class Searcher:
 
     Attributes:
         bundle: the verified artifact; its identity names the version that answers.
+        cascade: what can be asked beside the generator; None without `use_cascade`.
     """
 
     def __init__(
@@ -118,6 +123,7 @@ class Searcher:
         if self._shown["item_id"] != ranker.catalogue.item_ids:
             raise ArtifactError(f"{bundle.path}: {CATALOGUE} and semantic_ids list different items; publish again")
         self._items = ranker.catalogue.table.append_column("category", [self._shown["category"]])
+        self.cascade: ServedCascade | None = None
 
     @classmethod
     def open(cls, bundle: Path, features: Path | None = None) -> Searcher:
@@ -140,6 +146,10 @@ class Searcher:
         reward = RewardModel.from_pretrained(generator) if (generator / REWARD).exists() else None
         seen = Seen.read(parts["pruning"].file("pruning.json"))
         return cls(artifact, Encoder.from_pretrained(parts["encoder"].path), ranker, online, reward, seen)
+
+    def use_cascade(self, evaluation: Artifact) -> None:
+        """Let searches be answered by the evaluation's cascade too; `ArtifactError` if it is of other artifacts."""
+        self.cascade = ServedCascade(evaluation, self.bundle, self._ranker.catalogue, self._shown["brand"])
 
     def search(self, image: bytes, user_id: str | None, k: int, only: ItemFilter | None = None) -> list[Hit]:
         """The `k` best items for a photo that `only` allows, best first; fewer where the beams found fewer.
@@ -177,31 +187,53 @@ class Searcher:
         return decode_image(image, self._encoder.image_size, max_pixels=max_pixels)
 
     def rank(
-        self, pixels: NDArray[np.uint8], users: Sequence[UserSequences], k: int, only: ItemFilter | None = None
+        self,
+        pixels: NDArray[np.uint8],
+        users: Sequence[UserSequences],
+        k: int,
+        only: ItemFilter | None = None,
+        system: System = GENERATOR,
     ) -> list[Answer]:
-        """Answer decoded photos (N, S, S, 3) of shoppers whose sequences are known, in one pass and without notes.
+        """Answer decoded photos (N, S, S, 3) of shoppers whose sequences are known, in one pass.
 
         Threads take turns: a bundle that warms up does so between the batches of the one that answers.
+
+        Raises:
+            OneVisionError: the cascade is asked for, and there is none.
         """
+        if system == CASCADE and self.cascade is None:
+            raise OneVisionError(
+                "system: no cascade answers beside this bundle; a server is given one of the same encoder and "
+                "catalogue by --cascade"
+            )
         with _ranking:
-            return self._rank(pixels, users, k, only)
+            return self._rank(pixels, users, k, only, self.cascade if system == CASCADE else None)
 
     def _rank(
-        self, pixels: NDArray[np.uint8], users: Sequence[UserSequences], k: int, only: ItemFilter | None
+        self,
+        pixels: NDArray[np.uint8],
+        users: Sequence[UserSequences],
+        k: int,
+        only: ItemFilter | None,
+        cascade: ServedCascade | None,
     ) -> list[Answer]:
-        queries = self._queries(pixels, users)
+        seen = self._encoder.embed(pixels)
+        queries = QuerySet.asked_now(seen.embedding, seen.category, seen.tokens, users)
         allowed = None if only is None else only.allowed(self._items)
-        ranking = self._ranker.rank(queries, self._beam_width, k, allowed=allowed)
-        if allowed is None:
-            self._watch(ranking)
-        clicks: list[list[float | None]] = [[None] * k for _ in range(len(queries))]
-        if self._reward and self._ranker.choice:
-            clicks = click_probabilities(
-                self._reward, self._ranker.choice, self._ranker.choice.read(queries), ranking.items, ranking.scores
-            ).tolist()
+        clicks: list[list[float | None]] = [[None] * k for _ in users]
+        if cascade:
+            items, scores = cascade.rank(queries, k, allowed)
+        else:
+            ranking = self._ranker.rank(queries, self._beam_width, k, allowed=allowed)
+            items, scores = ranking.items, ranking.scores
+            if allowed is None:
+                self._watch(ranking)
+            if self._reward and (choice := self._ranker.choice):
+                clicks = click_probabilities(self._reward, choice, choice.read(queries), items, scores).tolist()
+        notes = ["answered by the cascade"] if cascade else []
         own = self._ranker.model.quantizer.encode(queries.embedding).tolist()
         return [
-            Answer(self._hits(ranking.items[row], ranking.scores[row], clicks[row], photo), [], tuple(own[row]))
+            Answer(self._hits(items[row], scores[row], clicks[row], photo), notes, tuple(own[row]))
             for row, photo in enumerate(queries.embedding)
         ]
 
@@ -222,32 +254,6 @@ class Searcher:
         if sequences == UserSequences():
             return sequences, [f"user {user_id!r} is served as a cold user: the features do not know them"]
         return sequences, []
-
-    def _queries(self, pixels: NDArray[np.uint8], users: Sequence[UserSequences]) -> QuerySet:
-        seen = self._encoder.embed(pixels)
-        count = len(pixels)
-        return QuerySet(
-            query_id=[str(row) for row in range(count)],
-            user_id=[""] * count,
-            image_id=[""] * count,
-            ts=np.full(count, time.time_ns() // 1000),
-            image_row=np.full(count, -1, dtype=np.int64),
-            embedding=seen.embedding,
-            category=seen.category,
-            tokens=seen.tokens,
-            recent_clicked=[user.recent_clicked for user in users],
-            recent_searched=[user.recent_searched for user in users],
-            recent_ordered=[user.recent_ordered for user in users],
-            long_history=[user.long_history for user in users],
-            segment=[user.segment for user in users],
-            clicked=[[] for _ in users],
-            ordered=[[] for _ in users],
-            shown=[[] for _ in users],
-            photographed=[None] * count,
-            cold_item=np.zeros(count, dtype=bool),
-            cold_user=np.array([user == UserSequences() for user in users], dtype=bool),
-            personal=np.zeros(count, dtype=bool),
-        )
 
     def _pixels(self, images: Sequence[bytes]) -> NDArray[np.uint8]:
         pixels = []

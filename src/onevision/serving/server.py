@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import uvicorn
 from fastapi import FastAPI
 
 from onevision.serving.app import create_app
+from onevision.serving.cascade import open_evaluation
 from onevision.serving.champion import Champion
 from onevision.serving.config import ServingConfig
 from onevision.serving.engine import Engine
@@ -29,22 +31,27 @@ class Sources:
         bundle: a bundle; store: a bundle store whose champion is followed. Each a folder or gs://bucket/prefix.
         users: the user store, None if everybody is a cold user.
         snapshot: where the search page takes pictures and users from.
+        cascade: an `evaluation` artifact whose cascade can be asked as well.
     """
 
     bundle: str | None = None
     store: str | None = None
     users: Sequences | None = None
     snapshot: str | None = None
+    cascade: Path | None = None
 
 
 def make_app(sources: Sources, config: ServingConfig, failed: Callable[[BaseException], None]) -> FastAPI:
-    """The application for these sources; nothing is loaded before it is started, but the snapshot's tables.
+    """The application for these sources; only the snapshot's tables are loaded before it is started.
 
     Raises:
         OneVisionError: a source that is missing or named twice.
     """
     telemetry = Telemetry(Tracing.from_environment())
-    champion = Champion(sources.bundle, sources.store, batch=config.max_batch, telemetry=telemetry)
+    evaluation = open_evaluation(sources.cascade) if sources.cascade else None
+    champion = Champion(
+        sources.bundle, sources.store, batch=config.max_batch, telemetry=telemetry, evaluation=evaluation
+    )
     if (store := sources.users) is not None:
         telemetry.features_as_of.set_function(lambda: store.as_of.timestamp())
     users = UserLookup(

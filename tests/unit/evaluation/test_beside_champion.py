@@ -12,6 +12,8 @@ from support.models import make_models
 
 from onevision.artifacts import Artifact, finish_artifact, open_artifact, read_json, write_json
 from onevision.errors import ArtifactError
+from onevision.evaluation.cascade import FOLDER
+from onevision.evaluation.click_log import ARRAYS
 from onevision.evaluation.config import EvaluationConfig
 from onevision.evaluation.drift import ADVICE, Drift
 from onevision.evaluation.glossary import meanings
@@ -22,6 +24,7 @@ from onevision.publishing.config import PublishingConfig
 from onevision.publishing.stage import run as publish
 from onevision.report import StageReport
 from onevision.semantic_ids.catalogue import Catalogue
+from onevision.serving.cascade import open_evaluation
 
 CONFIG = EvaluationConfig(
     max_queries=10, beam_width=8, bootstrap_samples=100, recall_candidates=12, ranker_trees=5, latency_queries=5
@@ -65,6 +68,16 @@ def test_a_bundle_beside_itself_answers_alike_and_moves_nothing(beside_itself: t
     assert measured == {"dense", "generator_pruned", "champion"}  # what a night is decided by
     assert [report.metrics[f"champion/items_{change}"] for change in ("moved", "new", "gone")] == [0, 0, 0]
     assert report.metrics["queries/champion_known"] == report.counts["queries_measured"]
+
+
+def test_no_shoppers_photo_goes_into_a_bundle_and_a_night_trains_no_cascade(
+    champion: Path, beside_itself: tuple[StageReport, Path]
+) -> None:
+    assert (champion.parent / "evaluation" / FOLDER / ARRAYS).exists()
+    assert not list(champion.rglob(ARRAYS))
+    assert not (beside_itself[1] / FOLDER).exists()
+    with pytest.raises(ArtifactError, match="holds no cascade"):
+        open_evaluation(beside_itself[1])
 
 
 def test_every_key_of_a_refresh_has_one_documented_meaning(beside_itself: tuple[StageReport, Path]) -> None:

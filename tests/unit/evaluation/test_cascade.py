@@ -1,18 +1,20 @@
-"""The cascade learns taste, never looks ahead, treats cold items fairly and is deterministic."""
+"""The cascade learns taste, never looks ahead, treats cold items fairly, is deterministic, and is kept whole."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 from support.shelves import DAY, make_items, make_searches
 
-from onevision.errors import OneVisionError
-from onevision.evaluation.cascade import Cascade
+from onevision.artifacts import read_json, write_json
+from onevision.errors import ArtifactError, OneVisionError
+from onevision.evaluation.cascade import SETTINGS, Cascade
 from onevision.evaluation.cascade_features import FEATURES, FeatureBuilder
+from onevision.evaluation.click_log import PHOTOS_AN_ITEM, ClickLog
 from onevision.evaluation.dense import DenseSearch
-from onevision.evaluation.popularity import Popularity
+from onevision.evaluation.items import Items
 from onevision.evaluation.searches import HISTORIES, Searches, deal_histories
 from onevision.metrics import hit_rate
 
@@ -22,21 +24,24 @@ VALIDATION = make_searches(ITEMS, 120, start=10 * DAY, end=12 * DAY, seed=2)
 TEST = make_searches(ITEMS, 250, start=12 * DAY, end=14 * DAY, seed=3)
 
 
+DENSE = DenseSearch(ITEMS.view_embedding, ITEMS.view_item, len(ITEMS))
+
+
+def make_log(training: Searches = TRAIN) -> ClickLog:
+    return ClickLog.of(training, np.concatenate(training.clicked), training.ts, 10 * DAY)
+
+
 def make_builder(training: Searches = TRAIN) -> FeatureBuilder:
-    clicked = np.concatenate(training.clicked)
-    popularity = Popularity(ITEMS, clicked, training.ts, start=0, end=10 * DAY)
-    return FeatureBuilder(ITEMS, popularity, training, 10 * DAY)
+    return FeatureBuilder(ITEMS, make_log(training))
 
 
-def make_cascade(training: Searches = TRAIN) -> Cascade:
-    dense = DenseSearch(ITEMS.view_embedding, ITEMS.view_item, len(ITEMS))
-    cascade = Cascade(dense, make_builder(training), ITEMS.created, candidates=40, trees=40, seed=5)
-    return cascade.fit(training, VALIDATION)
+def make_cascade(items: Items = ITEMS, trees: int = 40) -> Cascade:
+    return Cascade(items, DENSE, make_log(), candidates=40, trees=trees, seed=5)
 
 
 @pytest.fixture(scope="module")
 def cascade() -> Cascade:
-    return make_cascade()
+    return make_cascade().fit(TRAIN, VALIDATION)
 
 
 def column(features: np.ndarray, name: str) -> np.ndarray:
@@ -45,7 +50,7 @@ def column(features: np.ndarray, name: str) -> np.ndarray:
 
 def test_the_ranker_beats_the_search_that_feeds_it_by_learning_taste(cascade):
     first = [c.tolist() for c in TEST.clicked]
-    dense = DenseSearch(ITEMS.view_embedding, ITEMS.view_item, len(ITEMS)).search(TEST.embedding, 10)[0]
+    dense = DENSE.search(TEST.embedding, 10)[0]
     ranked = cascade.rank(TEST, 10)[0]
     assert hit_rate(ranked, first, 1).mean() > hit_rate(dense, first, 1).mean() + 0.2
 
@@ -68,7 +73,7 @@ def test_cold_items_are_not_buried(cascade):
 
 
 def test_same_seed_gives_the_same_ranking(cascade):
-    a, b = cascade.rank(TEST, 20), make_cascade().rank(TEST, 20)
+    a, b = cascade.rank(TEST, 20), make_cascade().fit(TRAIN, VALIDATION).rank(TEST, 20)
     np.testing.assert_array_equal(a[0], b[0])
     np.testing.assert_array_equal(a[1], b[1])
 
@@ -84,7 +89,7 @@ def test_behind_what_is_ranked_come_the_next_of_the_recall(cascade):
     asked = TEST.take(slice(0, 2))
     places = len(ITEMS) + 5
     rows, scores = cascade.rank(asked, places)
-    recalled = DenseSearch(ITEMS.view_embedding, ITEMS.view_item, len(ITEMS)).search(asked.embedding, places)[0]
+    recalled = DENSE.search(asked.embedding, places)[0]
     np.testing.assert_array_equal(np.sort(rows[:, :40]), np.sort(recalled[:, :40]))
     np.testing.assert_array_equal(rows[:, 40:], recalled[:, 40:])
     assert (rows[:, -5:] == -1).all()
@@ -94,9 +99,8 @@ def test_behind_what_is_ranked_come_the_next_of_the_recall(cascade):
 
 def test_training_never_shows_an_item_before_its_time():
     early = replace(ITEMS, created=np.where(np.arange(len(ITEMS)) % 2, 0, 20 * DAY))
-    dense = DenseSearch(ITEMS.view_embedding, ITEMS.view_item, len(ITEMS))
-    cascade = Cascade(dense, make_builder(), early.created, candidates=40, trees=5, seed=5)
-    found = dense.search(TRAIN.embedding[:1], 40)[0][0]
+    cascade = make_cascade(early)
+    found = DENSE.search(TRAIN.embedding[:1], 40)[0][0]
     chosen = cascade._training_candidates(TRAIN, 0, found, np.random.default_rng(0))
     assert len(chosen) > 5
     assert (chosen % 2 == 1).all()
@@ -157,12 +161,67 @@ def test_no_history_is_missing_and_not_zero():
 def test_a_log_without_clicks_is_refused():
     nothing = replace(TRAIN, clicked=[c[:0] for c in TRAIN.clicked])
     with pytest.raises(OneVisionError, match="no training search has a click"):
-        make_cascade_of(nothing)
+        make_cascade(trees=5).fit(nothing, VALIDATION)
 
 
-def make_cascade_of(training: Searches) -> Cascade:
-    dense = DenseSearch(ITEMS.view_embedding, ITEMS.view_item, len(ITEMS))
-    return Cascade(dense, make_builder(), ITEMS.created, candidates=40, trees=5, seed=5).fit(training, VALIDATION)
+@pytest.mark.parametrize("allowed", [None, ITEMS.brand != "b1"])
+def test_a_loaded_cascade_ranks_exactly_as_the_trained_one(cascade, tmp_path, allowed):
+    cascade.save(tmp_path / "cascade")
+    kept = Cascade.load(tmp_path / "cascade", ITEMS)
+    for trained, loaded in zip(
+        cascade.rank(TEST, 60, allowed=allowed), kept.rank(TEST, 60, allowed=allowed), strict=True
+    ):
+        np.testing.assert_array_equal(trained, loaded)
+    assert kept.importance() == pytest.approx(cascade.importance())
+
+
+def test_a_saved_cascade_does_not_depend_on_the_number_of_threads(tmp_path, monkeypatch):
+    for threads in "12":
+        monkeypatch.setenv("OMP_NUM_THREADS", threads)
+        make_cascade(trees=5).fit(TRAIN, VALIDATION).save(tmp_path / threads)
+    one, two = (sorted((tmp_path / threads).iterdir()) for threads in "12")
+    assert [(file.name, file.read_bytes()) for file in one] == [(file.name, file.read_bytes()) for file in two]
+
+
+def test_a_cascade_of_other_features_is_refused(cascade, tmp_path):
+    cascade.save(tmp_path / "cascade")
+    settings = read_json(tmp_path / "cascade" / SETTINGS)
+    write_json(tmp_path / "cascade" / SETTINGS, settings | {"features": settings["features"][1:]})
+    with pytest.raises(ArtifactError, match="evaluate again"):
+        Cascade.load(tmp_path / "cascade", ITEMS)
+
+
+def test_what_is_kept_of_the_log_is_bounded_and_ends_with_training(tmp_path):
+    popular = replace(TRAIN, clicked=[np.array([3])] * len(TRAIN))
+    end = int(TRAIN.ts[300])
+    ClickLog.of(popular, np.full(len(TRAIN), 3), TRAIN.ts, end).save(tmp_path)
+    log = ClickLog.load(tmp_path)
+    assert len(log.photo) == PHOTOS_AN_ITEM
+    np.testing.assert_array_equal(np.sort(log.photo_ts), TRAIN.ts[300 - PHOTOS_AN_ITEM : 300])
+    assert len(log.clicked) == len(log.segment) == 300
+    assert max(log.clicked_ts.max(), log.segment_day.max() * DAY) < log.end == end
+    for field in fields(ClickLog):
+        kept = getattr(ClickLog.of(popular, np.full(len(TRAIN), 3), TRAIN.ts, end), field.name)
+        np.testing.assert_array_equal(getattr(log, field.name), kept)
+
+
+def test_a_filter_changes_who_is_ranked_and_nobodys_score(cascade):
+    allowed = (ITEMS.price < 45) & (ITEMS.brand != "b0")
+    rows, scores = cascade.rank(TEST, 40, allowed=allowed)
+    assert allowed[rows].all()
+    free, free_scores = cascade.rank(TEST, 40)
+    for query in range(len(TEST)):
+        known = dict(zip(free[query].tolist(), free_scores[query].tolist(), strict=True))
+        shared = [place for place, row in enumerate(rows[query].tolist()) if row in known]
+        assert scores[query, shared].tolist() == pytest.approx([known[row] for row in rows[query, shared].tolist()])
+        nearest = [row for row in DENSE.search(TEST.embedding[[query]], 120)[0][0].tolist() if allowed[row]][:40]
+        assert set(rows[query].tolist()) <= set(nearest)
+
+
+def test_where_a_filter_leaves_nothing_nothing_is_found(cascade):
+    rows, scores = cascade.rank(TEST.take(slice(0, 3)), 5, allowed=np.zeros(len(ITEMS), dtype=bool))
+    assert (rows == -1).all()
+    assert np.isneginf(scores).all()
 
 
 def test_nobody_keeps_their_own_history_when_histories_are_dealt():

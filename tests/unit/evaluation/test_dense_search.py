@@ -34,6 +34,18 @@ def test_search_equals_a_loop_over_every_view(world):
     np.testing.assert_allclose(scores, np.take_along_axis(expected, rows, axis=1), atol=1e-6)
 
 
+def test_a_search_among_some_equals_a_loop_over_them(world):
+    views, owners, query = world
+    allowed = np.arange(30) % 3 == 1
+    some = np.flatnonzero(allowed)
+    expected = naive(views, owners, query, some)
+    rows, scores = DenseSearch(views, owners, 30).search(query, 12, allowed)
+    np.testing.assert_array_equal(rows[:, :10], some[np.argsort(-expected, axis=1, kind="stable")])
+    np.testing.assert_allclose(scores[:, :10], -np.sort(-expected, axis=1), atol=1e-6)
+    assert (rows[:, 10:] == -1).all()
+    assert (DenseSearch(views, owners, 30).search(query, 3, np.zeros(30, dtype=bool))[0] == -1).all()
+
+
 def test_blocks_do_not_change_the_result(world, monkeypatch):
     views, owners, query = world
     whole = DenseSearch(views, owners, 30).search(query, 5)

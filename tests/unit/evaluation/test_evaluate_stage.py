@@ -14,10 +14,12 @@ from support.models import make_models
 from onevision.artifacts import finish_artifact, open_artifact, read_json
 from onevision.data.snapshot import Snapshot
 from onevision.errors import ArtifactError, OneVisionError
+from onevision.evaluation.cascade import FOLDER, Cascade
 from onevision.evaluation.config import EvaluationConfig
 from onevision.evaluation.glossary import markdown, meanings
 from onevision.evaluation.items import Items
 from onevision.evaluation.leakage import check_leakage
+from onevision.evaluation.searches import Searches
 from onevision.evaluation.stage import COMPARED, held_out_queries, run
 from onevision.report import StageReport
 
@@ -46,6 +48,19 @@ def test_every_system_is_measured_on_the_same_queries(report_and_path):
     asked = {system: part["query_id"].tolist() for system, part in ranks.groupby("system")}
     assert all(asked[system] == asked["dense"] for system in SYSTEMS)
     assert len(asked["dense"]) == report.counts["queries_measured"] == 10
+
+
+def test_the_cascade_that_is_kept_is_the_one_that_was_measured(models, report_and_path):
+    out = report_and_path[1]
+    items = Items.load(models["semantic_ids"], Snapshot.open(models["snapshot"]))
+    queries, _ = held_out_queries(models["pairs"], models["encoder"], models["features"], items, CONFIG.max_queries)
+    rows, _ = Cascade.load(out / FOLDER, items).rank(Searches.of(queries, items), 10)
+    ranks = pq.read_table(out / "ranks.parquet").to_pandas()
+    measured = ranks[ranks["system"] == "cascade"].set_index("query_id")["items"].loc[queries.query_id]
+    assert [items.item_id[found[found >= 0]].tolist() for found in rows] == [list(found) for found in measured]
+    assert {f"{FOLDER}/{name}" for name in ("ranker.txt", "cascade.json", "clicks.safetensors", "clicks.json")} <= set(
+        read_json(out / "manifest.json")["files"]
+    )
 
 
 def test_ranks_tell_the_hit_rates(report_and_path):

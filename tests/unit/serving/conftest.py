@@ -15,6 +15,8 @@ from support.servers import RunningServer
 
 from onevision.artifacts import finish_artifact, open_artifact, start_artifact
 from onevision.data.snapshot import Snapshot
+from onevision.evaluation.config import EvaluationConfig
+from onevision.evaluation.stage import run as evaluate
 from onevision.generator.choice import ChoiceModel
 from onevision.generator.modelling import Generator
 from onevision.semantic_ids.catalogue import Catalogue
@@ -32,6 +34,17 @@ def bundle(tiny_snapshot: Path, models: dict[str, Path], tmp_path_factory: pytes
     names = {name: path for name, path in models.items() if name not in ("snapshot", "pairs")}
     shop.publish(shop.measured(names))
     return shop.root / "bundle"
+
+
+@pytest.fixture(scope="session")
+def evaluation(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An evaluation of the bundle's artifacts, with the cascade that it trained."""
+    small = EvaluationConfig(
+        max_queries=10, beam_width=8, bootstrap_samples=100, recall_candidates=12, ranker_trees=5, latency_queries=5
+    )
+    out = tmp_path_factory.mktemp("evaluated") / "evaluation"
+    evaluate(**models, out=out, config=small, seed=7)
+    return out
 
 
 @pytest.fixture(scope="session")
@@ -67,6 +80,20 @@ def other_bundle(tiny_snapshot: Path, models: dict[str, Path], tmp_path_factory:
     names |= {"generator_sft": path, "generator_aligned": path, "pruning": pruning}
     shop = Shop(tiny_snapshot, root)
     shop.publish(shop.measured(names))
+    return shop.root / "bundle"
+
+
+@pytest.fixture(scope="session")
+def other_encoder_bundle(
+    tiny_snapshot: Path, models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The same shop as if its encoder had been trained anew."""
+    root = tmp_path_factory.mktemp("other encoder")
+    encoder = shutil.copytree(models["encoder"], root / "encoder")
+    finish_artifact(encoder, "encoder", parents={"snapshot": open_artifact(tiny_snapshot)})
+    shop = Shop(tiny_snapshot, root)
+    names = {name: place for name, place in models.items() if name not in ("snapshot", "pairs")}
+    shop.publish(shop.measured(names | {"encoder": encoder}))
     return shop.root / "bundle"
 
 

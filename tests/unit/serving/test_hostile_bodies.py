@@ -147,7 +147,7 @@ VALUES = st.recursive(
     max_leaves=8,
 )
 SEARCHES = st.dictionaries(
-    st.sampled_from(["image", "user", "k", "category", "min_price", "max_price", "in_stock", "x"]), VALUES
+    st.sampled_from(["image", "user", "k", "category", "min_price", "max_price", "in_stock", "system", "x"]), VALUES
 )
 TENSORS = st.fixed_dictionaries(
     {},

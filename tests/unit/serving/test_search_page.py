@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,13 +12,17 @@ from PIL import Image
 from support.browser import CHROMIUM, Page
 from support.servers import RunningServer
 
+from onevision.artifacts import open_artifact
 from onevision.data.snapshot import Snapshot
+from onevision.data.store import read_pointer, swap_pointer
+from onevision.publishing.promotion import upload_bundle
 from onevision.serving.page import FILES, FOLDER
 
 
 @pytest.fixture(scope="module")
-def server(bundle: Path, tiny_snapshot: Path) -> Iterator[RunningServer]:
-    running = RunningServer(bundle=str(bundle), snapshot=str(tiny_snapshot)).wait_until_ready()
+def server(bundle: Path, tiny_snapshot: Path, evaluation: Path) -> Iterator[RunningServer]:
+    sources = {"bundle": str(bundle), "snapshot": str(tiny_snapshot), "cascade": evaluation}
+    running = RunningServer(**sources).wait_until_ready()
     yield running
     running.stop()
 
@@ -85,6 +89,57 @@ def test_a_person_crops_a_photo_and_searches_as_two_users(server: RunningServer,
         assert pixel[:2] == [100, 100]
         assert pixel[2] > 200 > 60 > pixel[4], "the crop that was dragged to the left is the red half"
         assert page.errors == []
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+def test_a_person_lays_the_cascade_beside_the_generator(server: RunningServer, photo: bytes, tmp_path: Path) -> None:
+    (tmp_path / "photo").write_bytes(photo)
+    with Page() as page:
+        page.call("Page.navigate", url=server.url)
+        page.wait_for("!document.getElementById('beside').hidden")
+        page.choose_file("#photo", tmp_path / "photo")
+        page.wait_for("!document.getElementById('go').disabled")
+        page.value("document.querySelector('[name=cascade]').focus()")
+        page.press(" ")
+        page.value("for (const n of ['a', 'b']) document.querySelector(`[name=${n}]`).value = 'user ' + n; 0")
+        page.value("document.querySelector('[name=k]').value = 3")
+        page.value("document.querySelector('[name=a]').focus()")
+        page.press("Enter")
+        page.wait_for("document.querySelectorAll('.answer').length == 4")
+        assert page.value("[...document.querySelectorAll('h2')].map((h) => h.textContent)") == [
+            f"As user {user}: {system}" for user in "ab" for system in ("generator", "cascade")
+        ]
+        assert (
+            page.value("[...document.querySelectorAll('.answer')].map((a) => a.querySelectorAll('li').length)")
+            == [3] * 4
+        )
+        notes = page.value("[...document.querySelectorAll('.answer > .quiet')].map((p) => p.textContent)")
+        assert ["answered by the cascade" in note for note in notes] == [False, True, False, True]
+        best = server.search(photo, k=3, system="cascade").json()["hits"][0]["item_id"]
+        assert best in page.value("document.querySelectorAll('.answer')[1].querySelector('.about').textContent")
+        across = "[...document.querySelectorAll('.answer')].map((a) => a.getBoundingClientRect().left)"
+        assert len(set(page.value(across))) == 2, "a column for each system"
+        page.call("Emulation.setDeviceMetricsOverride", width=390, height=800, deviceScaleFactor=1, mobile=True)
+        page.wait_for("document.documentElement.scrollWidth <= 390")
+        assert len(set(page.value(across))) == 1, "on a phone they are below each other"
+        assert page.errors == []
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+def test_the_box_is_there_only_where_a_cascade_answers(
+    serve: Callable[..., RunningServer], bundle: Path, other_encoder_bundle: Path, evaluation: Path, tmp_path: Path
+) -> None:
+    store = str(tmp_path)
+    identity = open_artifact(other_encoder_bundle).identity
+    upload_bundle(other_encoder_bundle, store, identity)
+    swap_pointer(store, {"bundle": identity}, read_pointer(store)[1])
+    for sources, said in (({"bundle": str(bundle)}, False), ({"store": store, "cascade": evaluation}, True)):
+        running = serve(**sources)
+        with Page() as page:
+            page.call("Page.navigate", url=running.url)
+            page.wait_for("document.getElementById('bundle').textContent.startsWith('bundle')")
+            assert page.value("document.getElementById('beside').hidden")
+            assert ("the cascade is off" in page.value("document.getElementById('bundle').textContent")) is said
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")

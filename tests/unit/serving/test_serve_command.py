@@ -35,6 +35,7 @@ def test_what_cannot_be_served_is_one_message(
         ([], "give either a bundle"),
         (["--bundle", str(tmp_path), "max_bach=2"], "did you mean 'max_batch'"),
         (["--bundle", str(tmp_path), "--snapshot", str(tmp_path / "none")], "no such artifact"),
+        (["--bundle", str(tmp_path), "--cascade", str(tmp_path / "none")], "no such artifact"),
     ):
         monkeypatch.setattr(sys, "argv", ["onevision", "serve", *words])
         with pytest.raises(SystemExit, match="1"):

@@ -7,34 +7,23 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx2 as httpx
 import pytest
 from support.servers import RunningServer, wait_until
+from support.users import KnownUsers
 
 from onevision.data.snapshot import Snapshot
 from onevision.decoding.filters import ItemFilter
 from onevision.errors import ArtifactError, OneVisionError, RecipeError
-from onevision.features.definitions import UserSequences
 from onevision.recipe import section_of
 from onevision.serving.config import ServingConfig
 from onevision.serving.search import Answer, Hit, Searcher
 from onevision.serving.server import Server, Sources
 
 Serve = Callable[..., RunningServer]
-
-
-class KnownUsers:
-    """A user store that knows ann."""
-
-    as_of = datetime(2026, 1, 1, tzinfo=UTC)
-
-    def sequences(self, user_id: str, at: datetime | None = None) -> UserSequences:
-        ann = UserSequences(recent_clicked=["i003"], segment="regular")
-        return ann if user_id == "ann" else UserSequences()
 
 
 @pytest.fixture(scope="module")

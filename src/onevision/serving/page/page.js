@@ -1,4 +1,4 @@
-// The search page: a photo, a crop, one search as user A and one as user B.
+// The search page: a photo, a crop, one search as user A and one as user B, by the generator and, if asked, the cascade.
 import { Crop } from "/page/crop.js";
 
 const $ = (id) => document.getElementById(id);
@@ -14,7 +14,9 @@ async function about() {
   const answer = await fetch("/page/about");
   if (!answer.ok) return say("The server is loading its bundle; reload the page in a moment.", true);
   const found = await answer.json();
-  $("bundle").textContent = `bundle ${found.bundle}`;
+  const off = found.cascade === "off" ? "; the cascade is off, it is of another catalogue than this bundle" : "";
+  $("bundle").textContent = `bundle ${found.bundle}${off}`;
+  $("beside").hidden = found.cascade !== "on";
   pictures = found.pictures;
   form.k.max = found.max_k;
   for (const user of found.users) $("users").append(new Option(user));
@@ -33,8 +35,9 @@ async function take(file) {
   say("");
 }
 
-async function ask(photo, user) {
+async function ask(photo, user, system) {
   const body = new FormData();
+  body.set("system", system);
   body.set("image", photo, "photo.jpg");
   body.set("k", form.k.value);
   if (user) body.set("user", user);
@@ -75,9 +78,9 @@ function card(hit, own) {
   return node;
 }
 
-function show(user, found) {
+function show(title, found) {
   const node = $("answer").content.cloneNode(true);
-  node.querySelector("h2").textContent = user ? `As ${user}` : "As nobody known";
+  node.querySelector("h2").textContent = title;
   node.querySelector("p").textContent = [`photo's codes ${found.sid.join("-")}`, ...found.notes].join("; ");
   node.querySelector("ol").append(...found.hits.map((hit) => card(hit, found.sid)));
   $("answers").append(node);
@@ -91,10 +94,15 @@ form.addEventListener("submit", async (event) => {
   try {
     const photo = await crop.blob();
     const users = form.b.value.trim() ? [form.a.value.trim(), form.b.value.trim()] : [form.a.value.trim()];
-    const found = await Promise.all(users.map((user) => ask(photo, user)));
+    const systems = form.cascade.checked ? ["generator", "cascade"] : ["generator"];
+    const asked = users.flatMap((user) => systems.map((system) => ({ user, system })));
+    const found = await Promise.all(asked.map(({ user, system }) => ask(photo, user, system)));
     $("answers").replaceChildren();
     say("");
-    found.forEach((answer, n) => show(users[n], answer));
+    asked.forEach(({ user, system }, n) => {
+      const title = user ? `As ${user}` : "As nobody known";
+      show(systems.length > 1 ? `${title}: ${system}` : title, found[n]);
+    });
   } catch (error) {
     say(error.message, true);
   } finally {
