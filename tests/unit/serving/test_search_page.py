@@ -96,7 +96,7 @@ def test_a_person_lays_the_cascade_beside_the_generator(server: RunningServer, p
     (tmp_path / "photo").write_bytes(photo)
     with Page() as page:
         page.call("Page.navigate", url=server.url)
-        page.wait_for("!document.getElementById('beside').hidden")
+        page.wait_for("document.getElementById('beside')?.hidden === false")
         page.choose_file("#photo", tmp_path / "photo")
         page.wait_for("!document.getElementById('go').disabled")
         page.value("document.querySelector('[name=cascade]').focus()")
@@ -137,7 +137,7 @@ def test_the_box_is_there_only_where_a_cascade_answers(
         running = serve(**sources)
         with Page() as page:
             page.call("Page.navigate", url=running.url)
-            page.wait_for("document.getElementById('bundle').textContent.startsWith('bundle')")
+            page.wait_for("document.getElementById('bundle')?.textContent.startsWith('bundle')")
             assert page.value("document.getElementById('beside').hidden")
             assert ("the cascade is off" in page.value("document.getElementById('bundle').textContent")) is said
 
