@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onevision.attention_mass import KeepRule
 from onevision.decoding.ranker import GeneratorRanker
 from onevision.features.queries import QuerySet
-from onevision.generator.token_pruning import KeepRule, PruningSetting
+from onevision.generator.token_pruning import PruningSetting
 from onevision.metrics.ranking import hit_rate
 from onevision.pruning.canary import CODES_READ, KEPT_TOKENS
 from onevision.pruning.config import PruningConfig
