@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from onevision.artifacts import read_json
-from onevision.data.images import decode_image
+from onevision.attention_mass import KeepRule
 from onevision.data.snapshot import Snapshot
 from onevision.evaluation.cascade import MAX_TRAINING_SEARCHES, MAX_VALIDATION_SEARCHES, Cascade
 from onevision.evaluation.cascade_features import FeatureBuilder
@@ -120,17 +120,19 @@ def oracle_systems(shop: Snapshot, queries: QuerySet, items: Items) -> dict[str,
     return {system: System(_padded(items.row_lists(known[column].to_pylist()))) for system, column in ORACLES.items()}
 
 
-def image_tower_latency(shop: Snapshot, encoder: Path, queries: QuerySet, clock: Clock) -> dict[str, float]:
-    """Decoding and embedding one photo: what every system needs before it starts."""
+def image_tower_latency(
+    shop: Snapshot, encoder: Path, queries: QuerySet, clock: Clock, keep: KeepRule | None = None
+) -> dict[str, float]:
+    """Decoding and embedding one photo: what every system needs before it starts.
+
+    Args:
+        keep: the rule for patches that leave the tower.
+    """
     from onevision.encoder.model import Encoder
+    from onevision.pruning.photos import Photos
 
-    model = Encoder.from_pretrained(encoder)
-
-    def answer(row: int) -> object:
-        pixels = decode_image(shop.images.read(queries.image_id[row]), model.image_size)
-        return model.embed(pixels[None])
-
-    return clock.time(answer)
+    photos = Photos(Encoder.from_pretrained(encoder), shop.images)
+    return clock.time(lambda row: photos.embed(photos.pixels([queries.image_id[row]]), keep))
 
 
 def _clicks(shop: Snapshot, items: Items) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

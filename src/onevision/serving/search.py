@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -23,14 +23,14 @@ from onevision.artifacts import Artifact
 from onevision.data.images import MAX_PIXELS, ImageError, decode_image
 from onevision.decoding.filters import ItemFilter
 from onevision.decoding.ranker import GeneratorRanker, Ranking
-from onevision.encoder.model import Encoder
+from onevision.encoder.model import Embedded, Encoder
 from onevision.errors import ArtifactError, OneVisionError
 from onevision.features.definitions import UserSequences
 from onevision.features.queries import QuerySet
 from onevision.generator.token_pruning import PruningSetting
 from onevision.preference.reward import WEIGHTS as REWARD
 from onevision.preference.reward import RewardModel, click_probabilities
-from onevision.pruning.canary import CODES_READ, KEPT_TOKENS, Canary, Seen
+from onevision.pruning.canary import CODES_READ, KEPT_TOKENS, PATCHES, Canary, Seen
 from onevision.publishing.bundle import CATALOGUE, open_bundle
 
 if TYPE_CHECKING:
@@ -189,11 +189,12 @@ class Searcher:
     def _rank(
         self, pixels: NDArray[np.uint8], users: Sequence[UserSequences], k: int, only: ItemFilter | None
     ) -> list[Answer]:
-        queries = self._queries(pixels, users)
+        seen, patches = self._look(pixels)
+        queries = self._queries(seen, users)
         allowed = None if only is None else only.allowed(self._items)
         ranking = self._ranker.rank(queries, self._beam_width, k, allowed=allowed)
         if allowed is None:
-            self._watch(ranking)
+            self._watch(ranking, patches)
         clicks: list[list[float | None]] = [[None] * k for _ in range(len(queries))]
         if self._reward and self._ranker.choice:
             clicks = click_probabilities(
@@ -205,9 +206,16 @@ class Searcher:
             for row, photo in enumerate(queries.embedding)
         ]
 
-    def _watch(self, ranking: Ranking) -> None:
+    def _look(self, pixels: NDArray[np.uint8]) -> tuple[Embedded, NDArray[np.float32] | None]:
+        """Photos as the pruning setting sees them; where patches leave the tower, how many stay of each, (N,)."""
+        rule = self._ranker.setting.keep_patches
+        return self._encoder.embed_pruned(pixels, rule) if rule else (self._encoder.embed(pixels), None)
+
+    def _watch(self, ranking: Ranking, patches: NDArray[np.float32] | None) -> None:
         """Search in full from now on if pruning does not do what it was calibrated to do."""
-        counted = {KEPT_TOKENS: ranking.kept_tokens, CODES_READ: ranking.steps}
+        counted: dict[str, NDArray[Any]] = {KEPT_TOKENS: ranking.kept_tokens, CODES_READ: ranking.steps}
+        if patches is not None:
+            counted[PATCHES] = patches
         wrong = self._canary.watch(counted) if self._canary else None
         if wrong:
             log.warning("%s: %s", self.bundle.path, wrong)
@@ -223,9 +231,8 @@ class Searcher:
             return sequences, [f"user {user_id!r} is served as a cold user: the features do not know them"]
         return sequences, []
 
-    def _queries(self, pixels: NDArray[np.uint8], users: Sequence[UserSequences]) -> QuerySet:
-        seen = self._encoder.embed(pixels)
-        count = len(pixels)
+    def _queries(self, seen: Embedded, users: Sequence[UserSequences]) -> QuerySet:
+        count = len(users)
         return QuerySet(
             query_id=[str(row) for row in range(count)],
             user_id=[""] * count,
