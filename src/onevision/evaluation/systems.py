@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from onevision.artifacts import read_json
 from onevision.attention_mass import KeepRule
+from onevision.data.images import decode_image
 from onevision.data.snapshot import Snapshot
 from onevision.evaluation.cascade import MAX_TRAINING_SEARCHES, MAX_VALIDATION_SEARCHES, Cascade
 from onevision.evaluation.cascade_features import FeatureBuilder
@@ -132,7 +133,12 @@ def image_tower_latency(
     from onevision.pruning.photos import Photos
 
     photos = Photos(Encoder.from_pretrained(encoder), shop.images)
-    return clock.time(lambda row: photos.embed(photos.pixels([queries.image_id[row]]), keep))
+
+    def answer(row: int) -> object:
+        pixels = decode_image(shop.images.read(queries.image_id[row]), photos.encoder.image_size)
+        return photos.embed(pixels[None], keep)
+
+    return clock.time(answer)
 
 
 def _clicks(shop: Snapshot, items: Items) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from support.generators import TOKENS, log_probability, make_catalogue, make_generator, make_queries
 
-from onevision.attention_mass import keep_by_mass, merge_dropped
+from onevision.attention_mass import keep_by_mass
 from onevision.decoding.ranker import GeneratorRanker
 from onevision.errors import ArtifactError
 from onevision.generator.modelling import Generator
@@ -103,27 +103,6 @@ def test_weights_scale_a_samples_share_of_the_loss(prompt: Prompt) -> None:
     each = torch.stack([sid_loss([v[n : n + 1] for v in log_p], TARGET[n : n + 1], torch.ones(1)) for n in range(6)])
     weight = torch.tensor([1.0, 2.0, 0.0, 1.0, 1.0, 3.0])
     torch.testing.assert_close(sid_loss(log_p, TARGET, weight), (each * weight).sum() / weight.sum())
-
-
-def test_the_kept_set_is_the_smallest_that_holds_the_mass() -> None:
-    mass = torch.tensor([[0.5, 0.1, 0.3, 0.1], [0.25, 0.25, 0.25, 0.25]])
-    keep = keep_by_mass(mass, 0.75)
-    assert keep.tolist() == [[True, False, True, False], [True, True, True, False]]
-    bounded = keep_by_mass(mass, 0.1, fewest=2, most=2)
-    assert bounded.sum(1).tolist() == [2, 2]
-
-
-def test_what_is_dropped_is_merged_by_mass() -> None:
-    tokens = torch.arange(8.0).view(1, 4, 2)
-    mass = torch.tensor([[0.6, 0.1, 0.0, 0.3]])
-    keep = torch.tensor([[True, False, True, False]])
-    merged, mask = merge_dropped(tokens, mass, keep)
-    torch.testing.assert_close(
-        merged[0], torch.stack([tokens[0, 0], tokens[0, 2], (tokens[0, 1] + 3 * tokens[0, 3]) / 4])
-    )
-    assert mask.tolist() == [[True, True, True]]
-    _, mask = merge_dropped(tokens, mass, torch.ones(1, 4, dtype=torch.bool))
-    assert mask.tolist() == [[True] * 4 + [False]]
 
 
 @torch.no_grad()
