@@ -16,11 +16,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from onevision.artifacts import read_json, write_json
-from onevision.attention_mass import KeepRule
 from onevision.encoder.augmentation import second_look
 from onevision.encoder.backbone import TransformersTower
 from onevision.encoder.config import EncoderConfig
-from onevision.encoder.patch_pruning import PatchLayers
+from onevision.encoder.patch_pruning import PatchLayers, PatchRule
 from onevision.encoder.towers import EfficientNetLite2Tower, SmallConvTower, TowerOutput
 from onevision.errors import ArtifactError
 
@@ -157,7 +156,7 @@ class Encoder(nn.Module):
         self.train(was_training)
         return join(parts)
 
-    def embed_pruned(self, pixels: NDArray[np.uint8], keep: KeepRule) -> tuple[Embedded, NDArray[np.float32]]:
+    def embed_pruned(self, pixels: NDArray[np.uint8], rule: PatchRule) -> tuple[Embedded, NDArray[np.float32]]:
         """As `embed` of a shopper's pictures, with the patches alone that the rule keeps, and how many these were (N,),
         mean over the looks.
 
@@ -169,7 +168,7 @@ class Encoder(nn.Module):
                 f"no patches can leave a {self.config.backbone or self.config.tower} tower on the way, as the pruning "
                 "setting asks; run calibrate-pruning again with this encoder"
             )
-        with self.patch_layers.pruned(keep) as under_way:
+        with self.patch_layers.pruned(rule) as under_way:
             embedded = self.embed(pixels)
         kept = torch.cat([batch.view(self.looks, -1).float().mean(0) for batch in under_way.kept])
         return embedded, kept.cpu().numpy()

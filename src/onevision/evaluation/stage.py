@@ -142,7 +142,7 @@ def run(
     metrics = comparison.metrics() | comparison.difference_metrics(compared) | comparison.slice_metrics(slices)
     metrics |= {f"{n}/invalid_rate": s.invalid_rate for n, s in systems.items() if s.invalid_rate is not None}
     metrics |= instance_retrieval(queries, items, dense) | _encoding_metrics(quantizer)
-    if served.setting.keep_patches:
+    if served.setting.patches:
         metrics |= instance_retrieval(asked, items, dense, "tower_pruned")
     if beside and drift:
         metrics |= beside.metrics(systems[CHALLENGER], comparison) | drift.metrics()
@@ -151,10 +151,8 @@ def run(
     finish_artifact(out, "evaluation", parents=parents, counts=counts, extra=settings)
     latencies = {name: system.latency for name, system in systems.items() if system.latency}
     latencies["image_tower"] = image_tower_latency(shop, encoder, queries, clock)
-    if served.setting.keep_patches:
-        latencies["image_tower_pruned"] = image_tower_latency(
-            shop, encoder, queries, clock, served.setting.keep_patches
-        )
+    if served.setting.patches:
+        latencies["image_tower_pruned"] = image_tower_latency(shop, encoder, queries, clock, served.setting.patches)
     report = StageReport("evaluate", counts=counts, metrics=metrics | _flat(latencies))
     report.warnings = warnings(comparison, slices) + (drift.warnings() if drift else [])
     report.tables = [

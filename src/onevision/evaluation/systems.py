@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from onevision.artifacts import read_json
-from onevision.attention_mass import KeepRule
 from onevision.data.images import decode_image
 from onevision.data.snapshot import Snapshot
+from onevision.encoder.patch_pruning import PatchRule
 from onevision.evaluation.cascade import MAX_TRAINING_SEARCHES, MAX_VALIDATION_SEARCHES, Cascade
 from onevision.evaluation.cascade_features import FeatureBuilder
 from onevision.evaluation.comparison import PLACES
@@ -122,12 +122,12 @@ def oracle_systems(shop: Snapshot, queries: QuerySet, items: Items) -> dict[str,
 
 
 def image_tower_latency(
-    shop: Snapshot, encoder: Path, queries: QuerySet, clock: Clock, keep: KeepRule | None = None
+    shop: Snapshot, encoder: Path, queries: QuerySet, clock: Clock, rule: PatchRule | None = None
 ) -> dict[str, float]:
     """Decoding and embedding one photo: what every system needs before it starts.
 
     Args:
-        keep: the rule for patches that leave the tower.
+        rule: the rule for patches that leave the tower.
     """
     from onevision.encoder.model import Encoder
     from onevision.pruning.photos import Photos
@@ -136,7 +136,7 @@ def image_tower_latency(
 
     def answer(row: int) -> object:
         pixels = decode_image(shop.images.read(queries.image_id[row]), photos.encoder.image_size)
-        return photos.embed(pixels[None], keep)
+        return photos.embed(pixels[None], rule)
 
     return clock.time(answer)
 

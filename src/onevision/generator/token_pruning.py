@@ -11,6 +11,7 @@ from pydantic import Field
 
 from onevision.attention_mass import KeepRule, keep_by_mass
 from onevision.config import Section
+from onevision.encoder.patch_pruning import PatchRule
 
 
 class PruningSetting(Section):
@@ -20,7 +21,8 @@ class PruningSetting(Section):
     bounds of their count; `open_below`: a query stops writing when the branches of its beams hold at most so many
     semantic IDs, None for never; `margin`: beams that are behind their query's best by more nats are given up, None for
     none; `history`: newest items of each history that the prompt holds, None for as many as the model reads;
-    `tower_mass`: share of the attention on patches that must be kept inside the image tower, 1 for all patches.
+    `tower_mass`: share of the attention on patches that must be kept inside the image tower, 1 for all patches;
+    `tower_depth`: share of its layers that all patches go through.
     """
 
     mass: float = Field(1.0, gt=0, le=1)
@@ -30,6 +32,7 @@ class PruningSetting(Section):
     margin: float | None = Field(None, gt=0)
     history: int | None = Field(None, ge=1)
     tower_mass: float = Field(1.0, gt=0, le=1)
+    tower_depth: float = Field(1 / 3, gt=0, lt=1)
 
     @property
     def keep(self) -> KeepRule | None:
@@ -39,6 +42,8 @@ class PruningSetting(Section):
         return lambda mass: keep_by_mass(mass, self.mass, self.min_tokens, self.max_tokens)
 
     @property
-    def keep_patches(self) -> KeepRule | None:
+    def patches(self) -> PatchRule | None:
         """The rule for patches inside the image tower; None where all go through it."""
-        return None if self.tower_mass == 1 else lambda mass: keep_by_mass(mass, self.tower_mass)
+        if self.tower_mass == 1:
+            return None
+        return PatchRule(lambda mass: keep_by_mass(mass, self.tower_mass), self.tower_depth)

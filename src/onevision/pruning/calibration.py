@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from onevision.attention_mass import KeepRule
 from onevision.decoding.ranker import GeneratorRanker
+from onevision.encoder.patch_pruning import PatchRule
 from onevision.features.queries import QuerySet
 from onevision.generator.token_pruning import PruningSetting
 from onevision.metrics.ranking import hit_rate
@@ -101,16 +102,16 @@ class Sweep:
         family: str,
         setting: PruningSetting,
         keep: KeepRule | None = None,
-        keep_patches: KeepRule | None = None,
+        patches: PatchRule | None = None,
     ) -> Point:
         """Hit rates and counted cost of a setting; the first call sets the baseline that losses are counted from.
 
         Args:
-            keep, keep_patches: a control's rules for image tokens and patches, in place of the setting's.
+            keep, patches: a control's rules for image tokens and patches, in place of the setting's.
         """
         self.ranker.use_pruning(setting, keep)
-        rule = keep_patches or setting.keep_patches
-        queries, patches = self.photos.look(self.queries, rule) if rule else (self.queries, None)
+        rule = patches or setting.patches
+        queries, kept_patches = self.photos.look(self.queries, rule) if rule else (self.queries, None)
         ranking = self.ranker.rank(queries, BEAMS, 50, progress=f"prune {name}")
         hits = hit_rate(ranking.items, self.relevant, 10)
         if self.baseline is None:
@@ -119,8 +120,8 @@ class Sweep:
         by_department = [loss[self.department == d].mean() for d in sorted(set(self.department))]
         config = self.ranker.model.config
         self.counted[name] = {KEPT_TOKENS: ranking.kept_tokens, CODES_READ: ranking.steps}
-        if patches is not None:
-            self.counted[name][PATCHES] = patches
+        if kept_patches is not None:
+            self.counted[name][PATCHES] = kept_patches
         kept = float(ranking.kept_tokens.mean())
         steps = float(ranking.steps.mean())
         return Point(
@@ -134,7 +135,7 @@ class Sweep:
             float(np.percentile(ranking.kept_tokens, 95)),
             steps,
             query_flops(config, kept, self._history(setting), steps) / 1e6,
-            tower=self._tower(patches),
+            tower=self._tower(rule, kept_patches),
         )
 
     def time(self, point: Point, count: int) -> None:
@@ -154,20 +155,21 @@ class Sweep:
         )
         point.queries_per_second = 1000 * size / min(taken[count:])
         if point.tower:
-            rule = point.setting.keep_patches
+            rule = point.setting.patches
             pixels = [self.photos.pixels(queries.image_id) for queries in asked]
             taken = _milliseconds(lambda turn: self.photos.embed(pixels[turn], rule), len(asked))
             point.tower.ms_p50, point.tower.batch_ms_p50 = map(
                 float, (np.median(taken[:count]), np.median(taken[count:]))
             )
 
-    def _tower(self, patches: NDArray[np.float32] | None) -> TowerCost | None:
-        """Counted cost where so many patches (Q,) were kept, or all of them."""
+    def _tower(self, rule: PatchRule | None, kept: NDArray[np.float32] | None) -> TowerCost | None:
+        """Counted cost where a rule kept so many patches (Q,), or all stayed."""
         layers = self.photos.encoder.patch_layers
         if layers is None:
             return None
-        counts = np.array([layers.patches]) if patches is None else patches
-        mflops = self.photos.encoder.looks * layers.flops(float(counts.mean())) / 1e6
+        counts = np.array([layers.patches]) if kept is None else kept
+        flops = layers.flops(float(counts.mean()), rule.depth if rule else 1.0)
+        mflops = self.photos.encoder.looks * flops / 1e6
         return TowerCost(float(counts.mean()), float(np.percentile(counts, 95)), mflops)
 
     def _history(self, setting: PruningSetting) -> float:

@@ -26,6 +26,9 @@ class PruningConfig(Section):
         min_length=1,
         description="attention mass of the patches that stay in an image tower which is a vision transformer, swept",
     )
+    tower_depths: tuple[float, ...] = Field(
+        (1 / 3, 2 / 3), min_length=1, description="share of its layers that all patches go through, swept with each"
+    )
     max_loss: float = Field(0.003, ge=0, description="HR@10 and HR@50 that may be lost overall")
     max_department_loss: float = Field(
         0.02, ge=0, description="HR@10 that may be lost in a department, which has few queries"

@@ -15,6 +15,7 @@ from onevision.attention_mass import KeepRule
 from onevision.data.snapshot import Snapshot
 from onevision.decoding.ranker import GeneratorRanker, read_setting
 from onevision.encoder.model import Encoder
+from onevision.encoder.patch_pruning import PatchRule
 from onevision.errors import OneVisionError
 from onevision.features.queries import QuerySet
 from onevision.generator.token_pruning import PruningSetting
@@ -121,10 +122,12 @@ def _sweep_tower(sweep: Sweep, baseline: Point, found: Found, config: PruningCon
     base = found.chosen or baseline
     points = _measured(sweep, TOWER_STRATEGIES, config, base.setting)
     chosen = choose(baseline, points, config)
-    tower = (chosen or points[len(points) // 2]).tower
-    size = max(1, round(tower.patches_mean)) if tower else 1
+    point = chosen or points[len(points) // 2]
+    size = max(1, round(point.tower.patches_mean)) if point.tower else 1
     controls = [
-        sweep.measure(f"{name}-{size} patches", "control", base.setting, keep_patches=rule)
+        sweep.measure(
+            f"{name}-{size} patches", "control", base.setting, patches=PatchRule(rule, point.setting.tower_depth)
+        )
         for name, rule in _rules(size, seed).items()
     ]
     found.points += points

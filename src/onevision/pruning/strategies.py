@@ -43,7 +43,11 @@ def attention_mass(config: PruningConfig, base: PruningSetting) -> list[tuple[st
 
 def tower_patches(config: PruningConfig, base: PruningSetting) -> list[tuple[str, PruningSetting]]:
     """Patches that are not looked at leave the image tower, merged into one."""
-    return [(f"patches {m:g}", base.model_copy(update={"tower_mass": m})) for m in sorted(config.tower_masses)]
+    return [
+        (f"patches {m:g} after {depth:.0%}", base.model_copy(update={"tower_mass": m, "tower_depth": depth}))
+        for depth in sorted(config.tower_depths)
+        for m in sorted(config.tower_masses)
+    ]
 
 
 BEAM_STRATEGIES: dict[str, Strategy] = {

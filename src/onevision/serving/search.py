@@ -208,7 +208,7 @@ class Searcher:
 
     def _look(self, pixels: NDArray[np.uint8]) -> tuple[Embedded, NDArray[np.float32] | None]:
         """Photos as the pruning setting sees them; where patches leave the tower, how many stay of each, (N,)."""
-        rule = self._ranker.setting.keep_patches
+        rule = self._ranker.setting.patches
         return self._encoder.embed_pruned(pixels, rule) if rule else (self._encoder.embed(pixels), None)
 
     def _watch(self, ranking: Ranking, patches: NDArray[np.float32] | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,11 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from onevision.attention_mass import KeepRule, keep_by_mass
+from onevision.attention_mass import keep_by_mass
 from onevision.encoder.backbone import TransformersTower
 from onevision.encoder.config import EncoderConfig
 from onevision.encoder.model import Encoder
-from onevision.encoder.patch_pruning import PatchLayers
+from onevision.encoder.patch_pruning import PatchLayers, PatchRule
 from onevision.encoder.towers import SmallConvTower
 from onevision.errors import ArtifactError
 from onevision.generator.token_pruning import PruningSetting
@@ -50,7 +51,7 @@ WITHOUT: dict[str, Callable[[], Any]] = {
     "resnet": lambda: t.ResNetModel(t.ResNetConfig(**MAPS, embedding_size=8, layer_type="basic")),
 }
 PREPROCESSING = {"size": 48, "scale": 1 / 255, "mean": [0.5] * 3, "std": [0.25] * 3}
-HALF: KeepRule = lambda mass: keep_by_mass(mass, 0.5)  # noqa: E731
+HALF = PatchRule(lambda mass: keep_by_mass(mass, 0.5), 1 / 3)
 
 
 def make_net(kind: str) -> Any:
@@ -75,15 +76,15 @@ def pixels(count: int = 5) -> Tensor:
 
 
 @torch.no_grad()
-def naive(kind: str, picture: Tensor, share: float) -> tuple[Tensor, int]:
+def naive(kind: str, picture: Tensor, share: float, first: int) -> tuple[Tensor, int]:
     """Output of the last layer (T, d) for one picture (1, S, S, 3), patch by patch, and how many were kept."""
     net, front = make_net(kind), FAMILIES[kind][1]
     net.set_attn_implementation("eager")
     (layers,) = [m for m in net.modules() if isinstance(m, nn.ModuleList) and len(m) == 4]
     outputs: list[Tensor] = []
-    layers[0].register_forward_hook(lambda layer, args, output: outputs.append(output))
+    layers[first - 1].register_forward_hook(lambda layer, args, output: outputs.append(output))
     x = (picture.permute(0, 3, 1, 2) / 255 - 0.5) / 0.25
-    attention = net(pixel_values=x, output_attentions=True).attentions[0][0].mean(0)
+    attention = net(pixel_values=x, output_attentions=True).attentions[first - 1][0].mean(0)
     looked_at = (attention[0] if front else attention.mean(0))[front:].tolist()
     kept, held = [], 0.0
     for patch in sorted(range(PATCHES), key=lambda p: -looked_at[p]):
@@ -95,29 +96,34 @@ def naive(kind: str, picture: Tensor, share: float) -> tuple[Tensor, int]:
     tokens = outputs[0][0]
     merged = sum(looked_at[p] * tokens[front + p] for p in dropped) / sum(looked_at[p] for p in dropped)
     short = torch.stack([*tokens[:front], *(tokens[front + p] for p in kept), merged])[None]
-    for layer in list(layers)[1:]:
-        short = layer(short, None)
+    often = torch.zeros(1, 1, 1, short.shape[1])  # as often as there are patches in it
+    often[..., -1] = math.log(len(dropped))
+    for layer in list(layers)[first:]:
+        short = layer(short, often)
     rows = [short[0, n] for n in range(front)]
     rows += [short[0, front + kept.index(p)] if p in kept else short[0, -1] for p in range(PATCHES)]
     return torch.stack(rows), len(kept)
 
 
-def last_layer(tower: TransformersTower, pictures: Tensor, keep: KeepRule) -> tuple[Tensor, list[int]]:
+def last_layer(tower: TransformersTower, pictures: Tensor, rule: PatchRule) -> tuple[Tensor, list[int]]:
     (layers,) = [m for m in tower.net.modules() if isinstance(m, nn.ModuleList) and len(m) == 4]
     outputs: list[Tensor] = []
     handle = layers[-1].register_forward_hook(lambda layer, args, output: outputs.append(output))
     assert tower.patch_layers is not None
-    with torch.no_grad(), tower.patch_layers.pruned(keep) as under_way:
+    with torch.no_grad(), tower.patch_layers.pruned(rule) as under_way:
         tower(pictures)
     handle.remove()
     return outputs[0], under_way.kept[0].tolist()
 
 
-@pytest.mark.parametrize("share", [0.3, 0.8])
+@pytest.mark.parametrize(("share", "depth", "first"), [(0.3, 0.1, 1), (0.8, 1 / 3, 1), (0.5, 0.75, 3), (0.5, 0.99, 3)])
 @pytest.mark.parametrize("kind", FAMILIES)
-def test_a_batch_goes_through_the_layers_as_its_pictures_do_in_a_naive_loop(kind: str, share: float) -> None:
-    output, kept = last_layer(make_tower(make_net(kind)), pixels(), lambda mass: keep_by_mass(mass, share))
-    expected = [naive(kind, picture[None], share) for picture in pixels()]
+def test_a_batch_goes_through_the_layers_as_its_pictures_do_in_a_naive_loop(
+    kind: str, share: float, depth: float, first: int
+) -> None:
+    rule = PatchRule(lambda mass: keep_by_mass(mass, share), depth)
+    output, kept = last_layer(make_tower(make_net(kind)), pixels(), rule)
+    expected = [naive(kind, picture[None], share, first) for picture in pixels()]
     assert kept == [count for _, count in expected]
     assert len(set(kept)) > 1  # some of the batch are masked
     torch.testing.assert_close(output, torch.stack([tokens for tokens, _ in expected]), atol=2e-4, rtol=1e-4)
@@ -145,13 +151,32 @@ def test_with_all_patches_the_model_is_what_it_was(kind: str) -> None:
     before = make_net(kind)(pixel_values=x).last_hidden_state
     tower = make_tower(make_net(kind))
     assert torch.equal(tower.net(pixel_values=x).last_hidden_state, before)
-    assert PruningSetting().keep_patches is None
+    assert PruningSetting().patches is None
     assert tower.patch_layers is not None
-    with tower.patch_layers.pruned(lambda mass: torch.ones_like(mass, dtype=torch.bool)) as under_way:
+    everything = PatchRule(lambda mass: torch.ones_like(mass, dtype=torch.bool), 0.5)
+    with tower.patch_layers.pruned(everything) as under_way:
         kept_all = tower.net(pixel_values=x).last_hidden_state
     torch.testing.assert_close(kept_all, before, atol=1e-4, rtol=1e-4)
     assert under_way.kept[0].tolist() == [PATCHES] * len(x)
     assert torch.equal(tower.net(pixel_values=x).last_hidden_state, before)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_merging_patches_that_are_alike_changes_nothing(kind: str) -> None:
+    net = make_net(kind)
+    for name, places in net.named_parameters():
+        if "position" in name:
+            places.zero_()
+    tower = make_tower(net)
+    grey = torch.full((2, 48, 48, 3), 90, dtype=torch.uint8)
+    whole = tower(grey)
+    assert tower.patch_layers is not None
+    with tower.patch_layers.pruned(HALF) as under_way:
+        few = tower(grey)
+    assert (under_way.kept[0] <= PATCHES // 2 + 1).all()
+    torch.testing.assert_close(few.pooled, whole.pooled, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(few.tokens, whole.tokens, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("kind", WITHOUT)
@@ -161,6 +186,10 @@ def test_a_backbone_whose_patches_cannot_leave_says_so(kind: str) -> None:
     assert PatchLayers.find(net, 37, 36) is None
     assert net.config._attn_implementation == before
     assert SmallConvTower(8).patch_layers is None
+
+
+def first_patches(count: int, depth: float) -> PatchRule:
+    return PatchRule(lambda mass: torch.arange(PATCHES).expand_as(mass) < count, depth)
 
 
 def counted_flops(tower: TransformersTower) -> int:
@@ -175,9 +204,9 @@ def test_what_a_look_costs_is_counted_as_torch_counts_it() -> None:
     assert layers is not None
     assert counted_flops(tower) == layers.flops(PATCHES)
     deciding = 2 * 37 * 16 + 2 * PATCHES * 16  # one query's attention, and the merged token: not counted by us
-    for count in (4, 20):
-        with layers.pruned(lambda mass, count=count: torch.arange(PATCHES).expand_as(mass) < count):
-            assert counted_flops(tower) == layers.flops(count) + deciding
+    for count, depth in ((4, 0.25), (20, 0.25), (20, 0.5)):
+        with layers.pruned(first_patches(count, depth)):
+            assert counted_flops(tower) == layers.flops(count, depth) + deciding
 
 
 @pytest.fixture
@@ -200,7 +229,7 @@ def test_an_encoder_counts_the_patches_of_both_looks(encoder: Encoder) -> None:
     assert counts[0] == kept[2]
     assert ((kept > 0) & (kept < PATCHES)).all()
     assert np.abs(seen.embedding - encoder.embed(pictures).embedding).max() > 1e-3
-    _, all_alike = encoder.embed_pruned(pictures, lambda mass: torch.arange(PATCHES).expand_as(mass) < 7)
+    _, all_alike = encoder.embed_pruned(pictures, first_patches(7, 0.5))
     assert all_alike.tolist() == [7] * 5
 
 

@@ -35,6 +35,7 @@ EASY = PruningConfig(
     margins=(5,),
     masses=(0.5,),
     tower_masses=(0.5, 0.7),
+    tower_depths=(1 / 3, 2 / 3),
     timed_queries=5,
 )
 EVALUATION = EvaluationConfig(
@@ -66,17 +67,21 @@ def test_patches_are_calibrated_beside_controls_of_the_same_number(
     inputs = {name: models[name] for name in names} | {"generator": models["generator_aligned"]}
     report = stage.run(**inputs, out=tmp_path, config=EASY, seed=1)
     points = {point["name"]: point for point in read_json(tmp_path / "pareto.json")}
-    whole, half, more = (points[name]["tower"] for name in ("everything", "patches 0.5", "patches 0.7"))
+    whole, half, more = (
+        points[name]["tower"] for name in ("everything", "patches 0.5 after 33%", "patches 0.7 after 33%")
+    )
     assert 1 <= half["patches_mean"] < more["patches_mean"] < whole["patches_mean"] == PATCHES
     assert half["mflops"] < more["mflops"] < whole["mflops"] == points["mass 0.5"]["tower"]["mflops"]
+    assert half["mflops"] < points["patches 0.5 after 67%"]["tower"]["mflops"] < whole["mflops"]
     size = round(half["patches_mean"])
     for control in ("top", "random", "centre"):
         assert points[f"{control}-{size} patches"]["tower"]["patches_mean"] == size
+        assert points[f"{control}-{size} patches"]["tower"]["mflops"] == pytest.approx(half["mflops"], rel=0.05)
 
     setting = read_setting(tmp_path / "pruning.json")
     assert setting is not None
     assert setting.tower_mass == (0.5 if better else 1.0)
-    before = setting.model_copy(update={"tower_mass": 1.0})
+    before = setting.model_copy(update={"tower_mass": 1.0, "tower_depth": PruningSetting().tower_depth})
     assert points[f"top-{size} patches"]["setting"] == before.model_dump() != PruningSetting().model_dump()
     assert any("patches attention mass is no better" in warning for warning in report.warnings) is not better
     seen = Seen.read(tmp_path / "pruning.json")
@@ -85,7 +90,7 @@ def test_patches_are_calibrated_beside_controls_of_the_same_number(
     if better:
         low, high = seen.bounds["patches in the tower"]
         assert low <= half["patches_mean"] <= high
-        assert points["patches 0.5"]["setting"] == setting.model_dump()
+        assert points["patches 0.5 after 33%"]["setting"] == setting.model_dump()
     saved = report.metrics["tower_mflops_saved_share"]
     assert saved == pytest.approx(1 - half["mflops"] / whole["mflops"] if better else 0)
     for name in ("tower_ms_p50", "tower_batch_16_ms_p50"):
@@ -101,15 +106,15 @@ def test_photos_are_looked_at_again_only_where_the_setting_says_so(
     setting = PruningSetting(tower_mass=0.5)
     served = as_served(queries, setting, models["encoder"], images)
     encoder = Encoder.from_pretrained(models["encoder"])
-    assert setting.keep_patches is not None
+    assert setting.patches is not None
     for row, image in enumerate(queries.image_id):
         pixels = decode_image(images.read(image), encoder.image_size)[None]
-        expected, _ = encoder.embed_pruned(pixels, setting.keep_patches)
+        expected, _ = encoder.embed_pruned(pixels, setting.patches)
         np.testing.assert_allclose(served.embedding[row], expected.embedding[0], atol=1e-4)
         np.testing.assert_allclose(served.tokens[row], expected.tokens[0], atol=2e-2)
     assert np.abs(served.embedding - queries.embedding).max() > 1e-3
     assert served.query_id == queries.query_id
-    _, kept = Photos(encoder, images).look(queries, setting.keep_patches)
+    _, kept = Photos(encoder, images).look(queries, setting.patches)
     assert kept.shape == (len(queries),)
     assert ((kept >= 1) & (kept < PATCHES)).all()
 
@@ -166,7 +171,7 @@ def test_a_server_prunes_as_it_was_calibrated_and_in_full_once_the_canary_is_off
     seen = Seen({"image tokens": (0, 1e9), "patches in the tower": (PATCHES, PATCHES)}, BEAM_WIDTH)
     searcher = Searcher(loaded.bundle, loaded._encoder, loaded._ranker, None, seen=seen)
     pruned = similarities(searcher)
-    encoder, keep = loaded._encoder, loaded._ranker.setting.keep_patches
+    encoder, keep = loaded._encoder, loaded._ranker.setting.patches
     assert keep is not None
     pixels = np.stack([searcher.decode(photo) for photo in photos])
     for row, answer in enumerate(searcher.search_many(photos, [None] * 5, 1)):
