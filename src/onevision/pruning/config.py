@@ -22,7 +22,7 @@ class PruningConfig(Section):
     masses: tuple[float, ...] = Field((0.5, 0.7, 0.9), min_length=1, description="attention mass kept, swept")
     min_tokens: int = Field(2, ge=1)
     tower_masses: tuple[float, ...] = Field(
-        (0.5, 0.7, 0.9),
+        (0.7, 0.9, 0.95),
         min_length=1,
         description="attention mass of the patches that stay in an image tower which is a vision transformer, swept",
     )
