@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,12 @@ SEED = 1
 IMAGE_SIZE = 32
 
 
-def make_models(snapshot: Path, root: Path) -> dict[str, Path]:
-    """Artifacts by the name of publish's arguments, and `pairs`; the stages before the generator are run."""
+def make_models(snapshot: Path, root: Path, *, transformer: bool = False) -> dict[str, Path]:
+    """Artifacts by the name of publish's arguments, and `pairs`; the stages before the generator are run.
+
+    Args:
+        transformer: the image tower is a vision transformer of 16 patches, half of whose attention goes on in it.
+    """
     import torch
 
     from onevision.encoder.stage import run as align
@@ -35,6 +40,9 @@ def make_models(snapshot: Path, root: Path) -> dict[str, Path]:
     small = EncoderConfig(
         image_size=IMAGE_SIZE, width=8, embedding_dim=16, steps=3, items_per_batch=4, views_per_item=2
     )
+    if transformer:
+        backbone = str(_write_backbone(root / "backbone"))
+        small = EncoderConfig(**small.model_dump() | {"tower": "transformers", "backbone": backbone})
     align(snapshot=snapshot, pairs=paths["pairs"], out=paths["encoder"], config=small, seed=SEED)
     codebooks = QuantizationConfig(
         codebook_sizes=(4, 4), opq_subspaces=0, view_dims=8, steps=2, batch_size=16, dead_code_share=1.0
@@ -51,10 +59,27 @@ def make_models(snapshot: Path, root: Path) -> dict[str, Path]:
     _write_features(paths)
     _write_generator(paths)
     start_artifact(paths["pruning"])
-    write_json(paths["pruning"] / "pruning.json", {"chosen": {"mass": 0.8}})
+    setting = {"mass": 0.8} | ({"tower_mass": 0.5} if transformer else {})
+    write_json(paths["pruning"] / "pruning.json", {"chosen": setting})
     parents = {"generator": open_artifact(paths["generator_sft"])}
     finish_artifact(paths["pruning"], "pruning", parents=parents)
     return paths | {"generator_aligned": paths["generator_sft"]}
+
+
+def _write_backbone(folder: Path) -> Path:
+    import torch
+    from transformers import ViTConfig, ViTModel
+
+    torch.manual_seed(SEED)
+    size = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 16}
+    net = ViTModel(ViTConfig(image_size=IMAGE_SIZE, patch_size=8, **size), add_pooling_layer=False)
+    with torch.no_grad():  # so that pictures differ in what is looked at
+        for weights in net.parameters():
+            weights += 0.3 * torch.randn_like(weights)
+    net.save_pretrained(folder)
+    values = {"image_processor_type": "ViTImageProcessor", "size": {"height": IMAGE_SIZE, "width": IMAGE_SIZE}}
+    (folder / "preprocessor_config.json").write_text(json.dumps(values))
+    return folder
 
 
 def _write_features(paths: dict[str, Path]) -> None:

@@ -13,13 +13,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from onevision.artifacts import open_artifact, read_json, require_same_generation
+from onevision.attention_mass import KeepRule
 from onevision.decoding.beam import Beams, Guide, beam_search
 from onevision.features.queries import QuerySet
 from onevision.generator.choice import ChoiceModel, Shoppers
 from onevision.generator.memory import Memory
 from onevision.generator.modelling import Generator
 from onevision.generator.prompts import PromptBuilder, Task, without_shopper
-from onevision.generator.token_pruning import KeepRule, PruningSetting
+from onevision.generator.token_pruning import PruningSetting
 from onevision.quantization.gemm import fast_matmul
 from onevision.semantic_ids.catalogue import Catalogue
 

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from onevision.encoder.patch_pruning import PatchLayers
 from onevision.encoder.towers import TowerOutput, grid_tokens
 from onevision.errors import RecipeError
 
@@ -26,6 +27,9 @@ class TransformersTower(nn.Module):
 
     Pooled vector: the model's own pooled output; where it has none, or no weights for it, the class token, else the
     mean of the patch tokens.
+
+    Attributes:
+        patch_layers: its layers, where patches can leave them on the way; else None.
 
     Args:
         net: model that takes `pixel_values` and gives `last_hidden_state`, (N, T, C) or (N, C, h, w).
@@ -61,7 +65,8 @@ class TransformersTower(nn.Module):
         self._options = {"interpolate_pos_encoding": True} if resizes and other_size else {}
         if frozen:
             self.requires_grad_(False)
-        self.token_dim, self.pooled_dim = self._probe()
+        self.token_dim, self.pooled_dim, tokens = self._probe()
+        self.patch_layers = PatchLayers.find(net, tokens, self._side(tokens) ** 2)
 
     def train(self, mode: bool = True) -> TransformersTower:
         """As usual, but a frozen model stays in evaluation mode."""
@@ -69,9 +74,14 @@ class TransformersTower(nn.Module):
 
     def forward(self, pixels: Tensor) -> TowerOutput:
         """Run uint8 pixels (N, S, S, 3)."""
+        return self._read(self._run(pixels))
+
+    def _run(self, pixels: Tensor) -> Any:
         x = pixels.permute(0, 3, 1, 2).to(torch.float32).mul_(self.preprocessing["scale"])
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            output = self.net(pixel_values=(x - self.mean) / self.std, **self._options)
+            return self.net(pixel_values=(x - self.mean) / self.std, **self._options)
+
+    def _read(self, output: Any) -> TowerOutput:
         hidden = output.last_hidden_state
         if hidden.ndim == 4:
             features, own = hidden, hidden.mean((2, 3))
@@ -150,19 +160,20 @@ class TransformersTower(nn.Module):
         return side if side * side <= tokens else math.isqrt(tokens)
 
     @torch.no_grad()
-    def _probe(self) -> tuple[int, int]:
-        """Dimensions of tokens and pooled vector, from a black picture."""
+    def _probe(self) -> tuple[int, int, int]:
+        """Dimensions of tokens and pooled vector, and how many tokens leave the layers, from a black picture."""
         was_training = self.training
         self.eval()
         try:
-            output = self(torch.zeros(1, self.image_size, self.image_size, 3, dtype=torch.uint8))
+            output = self._run(torch.zeros(1, self.image_size, self.image_size, 3, dtype=torch.uint8))
+            seen = self._read(output)
         except (TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise RecipeError(
                 f"encoder.backbone: the {self.net.config.model_type} model does not run on pictures of "
                 f"{self.image_size} pixels ({' '.join(str(error).split())})"
             ) from None
         self.train(was_training)
-        return output.tokens.shape[2], output.pooled.shape[1]
+        return seen.tokens.shape[2], seen.pooled.shape[1], output.last_hidden_state.shape[1]
 
 
 def _preprocessing(name: str, processor: Any) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from onevision.artifacts import read_json, write_json
 from onevision.encoder.augmentation import second_look
 from onevision.encoder.backbone import TransformersTower
 from onevision.encoder.config import EncoderConfig
+from onevision.encoder.patch_pruning import PatchLayers, PatchRule
 from onevision.encoder.towers import EfficientNetLite2Tower, SmallConvTower, TowerOutput
 from onevision.errors import ArtifactError
 
@@ -94,6 +95,16 @@ class Encoder(nn.Module):
         return self.log_scale.device
 
     @property
+    def patch_layers(self) -> PatchLayers | None:
+        """The tower's layers, where patches can leave them on the way; else None."""
+        return self.tower.patch_layers
+
+    @property
+    def looks(self) -> int:
+        """How often the tower looks at a picture."""
+        return 2 if self.config.test_time_augmentation else 1
+
+    @property
     def scale(self) -> Tensor:
         """Learnt inverse temperature, at most 100."""
         return self.log_scale.exp().clamp(max=100.0)
@@ -144,6 +155,23 @@ class Encoder(nn.Module):
             parts.append(to_arrays(self(torch.from_numpy(pixels[batch]).to(self.device), known[batch].to(self.device))))
         self.train(was_training)
         return join(parts)
+
+    def embed_pruned(self, pixels: NDArray[np.uint8], rule: PatchRule) -> tuple[Embedded, NDArray[np.float32]]:
+        """As `embed` of a shopper's pictures, with the patches alone that the rule keeps, and how many these were (N,),
+        mean over the looks.
+
+        Raises:
+            ArtifactError: the tower has no patches that could leave it.
+        """
+        if self.patch_layers is None:
+            raise ArtifactError(
+                f"no patches can leave a {self.config.backbone or self.config.tower} tower on the way, as the pruning "
+                "setting asks; run calibrate-pruning again with this encoder"
+            )
+        with self.patch_layers.pruned(rule) as under_way:
+            embedded = self.embed(pixels)
+        kept = torch.cat([batch.view(self.looks, -1).float().mean(0) for batch in under_way.kept])
+        return embedded, kept.cpu().numpy()
 
     def fingerprint(self) -> str:
         """Hash of all weights."""

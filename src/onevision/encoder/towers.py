@@ -2,7 +2,7 @@
 
 `small-conv` is trained from scratch and is made for two CPU cores; `efficientnet-lite2` carries ImageNet weights from
 the package index and stays frozen; `backbone.py` has the models of `transformers`. Each tower owns its preprocessing,
-so that it travels with the weights.
+so that it travels with the weights. `patch_layers` of a tower is None unless patches can leave it on the way.
 """
 
 from __future__ import annotations
@@ -53,6 +53,7 @@ class SmallConvTower(nn.Module):
     """
 
     frozen = False
+    patch_layers = None
     image_size = 64
 
     def __init__(self, width: int) -> None:
@@ -86,6 +87,7 @@ class EfficientNetLite2Tower(nn.Module):
     """
 
     frozen = True
+    patch_layers = None
     image_size = 340
     """Pixels a side of a picture whose middle is seen at full scale."""
     side = 260

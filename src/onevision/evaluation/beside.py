@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onevision.artifacts import Artifact, open_artifact
+from onevision.data.snapshot import Snapshot
 from onevision.evaluation.comparison import PLACES, Comparison
 from onevision.evaluation.gate import CHALLENGER, ITEMS_MOVED
 from onevision.evaluation.items import UNKNOWN, Items
@@ -43,12 +44,22 @@ class Beside:
     codes: dict[str, float]
 
     @classmethod
-    def ask(cls, champion: Artifact, semantic_ids: Path, queries: QuerySet, items: Items, clock: Clock) -> Beside:
-        """Rank the queries with a champion's bundle, by the beam width that it is served with."""
+    def ask(
+        cls,
+        champion: Artifact,
+        semantic_ids: Path,
+        queries: QuerySet,
+        shop: Snapshot,
+        items: Items,
+        clock: Clock,
+    ) -> Beside:
+        """Rank the queries with a champion's bundle, by the pruning and the beam width that it is served with."""
         from onevision.decoding.ranker import GeneratorRanker
+        from onevision.pruning.photos import as_served
 
         parts = [champion.path / part for part in ("encoder", "semantic_ids", "generator", "pruning")]
         ranker = GeneratorRanker.open(*parts)
+        queries = as_served(queries, ranker.setting, parts[0], shop.images)
         width = int(champion.extra["beam_width"])
         ranking = ranker.rank(queries, width, PLACES, progress=CHAMPION)
         latency = clock.time(lambda row: ranker.rank(queries.take([row]), width, PAGE))

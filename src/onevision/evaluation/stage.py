@@ -50,6 +50,7 @@ from onevision.evaluation.systems import (
     train_cascade,
 )
 from onevision.features.queries import QuerySet
+from onevision.pruning.photos import as_served
 from onevision.report import ReportTable, StageReport
 
 COMPARED = (
@@ -122,9 +123,10 @@ def run(
         systems["cascade"] = cascade_system(cascade, searches, clock)
         systems |= _generators(encoder, semantic_ids, generator_sft, generator_aligned, queries, config, clock, seed)
     served = GeneratorRanker.open(encoder, semantic_ids, generator_aligned, pruning)
-    systems[CHALLENGER] = generator_system(CHALLENGER, served, queries, config.beam_width, clock)
+    asked = as_served(queries, served.setting, encoder, shop.images)
+    systems[CHALLENGER] = generator_system(CHALLENGER, served, asked, config.beam_width, clock)
     systems |= oracle_systems(shop, queries, items)
-    beside = Beside.ask(parents["champion"], semantic_ids, queries, items, clock) if champion else None
+    beside = Beside.ask(parents["champion"], semantic_ids, queries, shop, items, clock) if champion else None
     drift = None
     if beside:
         systems[CHAMPION] = beside.system
@@ -141,6 +143,8 @@ def run(
     metrics = comparison.metrics() | comparison.difference_metrics(compared) | comparison.slice_metrics(slices)
     metrics |= {f"{n}/invalid_rate": s.invalid_rate for n, s in systems.items() if s.invalid_rate is not None}
     metrics |= instance_retrieval(queries, items, dense) | _encoding_metrics(quantizer)
+    if served.setting.patches:
+        metrics |= instance_retrieval(asked, items, dense, "tower_pruned")
     if beside and drift:
         metrics |= beside.metrics(systems[CHALLENGER], comparison) | drift.metrics()
     _write(out, metrics, queries, systems, comparison, items, config, seed)
@@ -150,6 +154,8 @@ def run(
     finish_artifact(out, "evaluation", parents=parents, counts=counts, extra=settings)
     latencies = {name: system.latency for name, system in systems.items() if system.latency}
     latencies["image_tower"] = image_tower_latency(shop, encoder, queries, clock)
+    if served.setting.patches:
+        latencies["image_tower_pruned"] = image_tower_latency(shop, encoder, queries, clock, served.setting.patches)
     report = StageReport("evaluate", counts=counts, metrics=metrics | _flat(latencies))
     report.warnings = warnings(comparison, slices) + (drift.warnings() if drift else [])
     report.tables = [
@@ -207,16 +213,16 @@ def query_slices(queries: QuerySet, searches: Searches, items: Items, encoder: P
     return slices | {f"department:{name}": department == name for name in np.unique(department).tolist()}
 
 
-def instance_retrieval(queries: QuerySet, items: Items, dense: DenseSearch) -> dict[str, float]:
-    """Photo -> its own product among all items, `align/r@k`; over cold products `align/cold_r@k`."""
+def instance_retrieval(queries: QuerySet, items: Items, dense: DenseSearch, name: str = "align") -> dict[str, float]:
+    """Photo -> its own product among all items, `<name>/r@k`; over cold products `<name>/cold_r@k`."""
     target = np.array([items.row(item) for item in queries.photographed], dtype=np.int64)
     known = target != UNKNOWN
     metrics: dict[str, float] = {}
     for prefix, rows in (("", known), ("cold_", known & items.cold[target])):
-        metrics[f"align/{prefix}queries"] = float(rows.sum())
+        metrics[f"{name}/{prefix}queries"] = float(rows.sum())
         if rows.any():
             found = dense.search(queries.embedding[rows], max(RETRIEVAL_CUTOFFS))[0] == target[rows, None]
-            metrics |= {f"align/{prefix}r@{k}": float(found[:, :k].any(axis=1).mean()) for k in RETRIEVAL_CUTOFFS}
+            metrics |= {f"{name}/{prefix}r@{k}": float(found[:, :k].any(axis=1).mean()) for k in RETRIEVAL_CUTOFFS}
     return metrics
 
 

@@ -45,8 +45,9 @@ def latency_table(latencies: Mapping[str, Mapping[str, float]], items: int) -> R
     rows = [[name, *(f"{taken[f'latency_ms_p{q}']:.2f}" for q in (50, 95, 99))] for name, taken in latencies.items()]
     caption = (
         f"Milliseconds for one query at batch size 1 among {items} items, on this machine. image_tower: decoding and "
-        "embedding the photo, which every system needs first and no other row holds. dense: exact search. cascade: "
-        "search, features and ranker. Generators: prompt, constrained beams and expansion of their buckets."
+        "embedding the photo, which every system needs first and no other row holds; pruned: as it is served, where "
+        "patches leave it. dense: exact search. cascade: search, features and ranker. Generators: prompt, constrained "
+        "beams and expansion of their buckets."
     )
     return ReportTable("Latency", ["system", "p50", "p95", "p99"], rows, caption)
 

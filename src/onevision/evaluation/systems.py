@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from onevision.artifacts import read_json
 from onevision.data.images import decode_image
 from onevision.data.snapshot import Snapshot
+from onevision.encoder.patch_pruning import PatchRule
 from onevision.evaluation.cascade import MAX_TRAINING_SEARCHES, MAX_VALIDATION_SEARCHES, Cascade
 from onevision.evaluation.click_log import ClickLog
 from onevision.evaluation.comparison import PLACES
@@ -115,15 +116,22 @@ def oracle_systems(shop: Snapshot, queries: QuerySet, items: Items) -> dict[str,
     return {system: System(_padded(items.row_lists(known[column].to_pylist()))) for system, column in ORACLES.items()}
 
 
-def image_tower_latency(shop: Snapshot, encoder: Path, queries: QuerySet, clock: Clock) -> dict[str, float]:
-    """Decoding and embedding one photo: what every system needs before it starts."""
-    from onevision.encoder.model import Encoder
+def image_tower_latency(
+    shop: Snapshot, encoder: Path, queries: QuerySet, clock: Clock, rule: PatchRule | None = None
+) -> dict[str, float]:
+    """Decoding and embedding one photo: what every system needs before it starts.
 
-    model = Encoder.from_pretrained(encoder)
+    Args:
+        rule: the rule for patches that leave the tower.
+    """
+    from onevision.encoder.model import Encoder
+    from onevision.pruning.photos import Photos
+
+    photos = Photos(Encoder.from_pretrained(encoder), shop.images)
 
     def answer(row: int) -> object:
-        pixels = decode_image(shop.images.read(queries.image_id[row]), model.image_size)
-        return model.embed(pixels[None])
+        pixels = decode_image(shop.images.read(queries.image_id[row]), photos.encoder.image_size)
+        return photos.embed(pixels[None], rule)
 
     return clock.time(answer)
 

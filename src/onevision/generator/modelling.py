@@ -28,6 +28,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from onevision.attention_mass import KeepRule, merge_dropped
 from onevision.errors import ArtifactError
 from onevision.generator.configuration import GeneratorConfig
 from onevision.generator.dropout import Dropout
@@ -36,7 +37,6 @@ from onevision.generator.layers import DecoderLayer, EncoderLayer, unless_full
 from onevision.generator.memory import Memory, Past
 from onevision.generator.packing import PackedLinear
 from onevision.generator.prompts import LONG_TOKENS, Prompt, Task
-from onevision.generator.token_pruning import KeepRule, merge_dropped
 from onevision.precision import in_float32
 from onevision.quantization.residual import ResidualQuantizer
 

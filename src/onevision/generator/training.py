@@ -20,13 +20,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
+from onevision.attention_mass import KeepRule
 from onevision.checkpoint import Checkpoint
 from onevision.distributed import Group, split_rows
 from onevision.generator.config import GeneratorTrainingConfig
 from onevision.generator.modelling import Generator
 from onevision.generator.prompts import Prompt, Task, concatenate
 from onevision.generator.samples import Samples
-from onevision.generator.token_pruning import KeepRule, PruningSetting
+from onevision.generator.token_pruning import PruningSetting
 from onevision.precision import use_bf16
 from onevision.quantization.gemm import fast_matmul
 from onevision.schedule import one_cycle

@@ -1,1 +1,1 @@
-"""Pruning calibration: how few image tokens the generator needs, measured on held-out days."""
+"""Pruning calibration: how few patches, image tokens and beams a search needs, measured on held-out days."""

@@ -4,27 +4,46 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from onevision.attention_mass import KeepRule
 from onevision.decoding.ranker import GeneratorRanker
+from onevision.encoder.patch_pruning import PatchRule
 from onevision.features.queries import QuerySet
-from onevision.generator.token_pruning import KeepRule, PruningSetting
+from onevision.generator.token_pruning import PruningSetting
 from onevision.metrics.ranking import hit_rate
-from onevision.pruning.canary import CODES_READ, KEPT_TOKENS
+from onevision.pruning.canary import CODES_READ, KEPT_TOKENS, PATCHES
 from onevision.pruning.config import PruningConfig
 from onevision.pruning.cost import query_flops
+from onevision.pruning.photos import Photos
 
 BEAMS = 100
 TIMED_BATCH, TIMED_BATCHES = 16, 20
 
 
 @dataclass
+class TowerCost:
+    """What the image tower costs a query: patches that go through all layers, mean over the looks at a photo, counted
+    MFLOPs, and the median time of one photo and of `TIMED_BATCH`, pixels to embedding."""
+
+    patches_mean: float
+    patches_p95: float
+    mflops: float
+    ms_p50: float = 0.0
+    batch_ms_p50: float = 0.0
+
+
+@dataclass
 class Point:
-    """One setting on the curve; hit rates are shares of the calibration queries. A control has a rule of its own."""
+    """One setting on the curve; hit rates are shares of the calibration queries. A control has a rule of its own.
+
+    `mflops` and latencies are the generator's; `tower` is None where no patches can leave the image tower.
+    """
 
     name: str
     family: str
@@ -43,6 +62,12 @@ class Point:
     batch_ms_p95: float = 0.0
     batch_ms_p99: float = 0.0
     queries_per_second: float = 0.0
+    tower: TowerCost | None = None
+
+    @property
+    def cost(self) -> float:
+        """MFLOPs of the generator, and of the image tower where they can be saved."""
+        return self.mflops + (self.tower.mflops if self.tower else 0.0)
 
     def as_dict(self) -> dict[str, Any]:
         """For `pareto.json`."""
@@ -53,26 +78,41 @@ class Sweep:
     """Measures settings of one generator on one set of calibration queries.
 
     Args:
+        photos: those of the queries.
         relevant: item numbers of the answer of each query; department: (Q,) its department.
     """
 
     def __init__(
-        self, ranker: GeneratorRanker, queries: QuerySet, relevant: list[list[int]], department: NDArray[np.object_]
+        self,
+        ranker: GeneratorRanker,
+        queries: QuerySet,
+        photos: Photos,
+        relevant: list[list[int]],
+        department: NDArray[np.object_],
     ) -> None:
-        self.ranker, self.queries = ranker, queries
+        self.ranker, self.queries, self.photos = ranker, queries, photos
         self.relevant, self.department = relevant, department
         self.baseline: NDArray[np.float64] | None = None
-        self.counted: dict[str, dict[str, NDArray[np.int64]]] = {}
-        """Of every setting by name: image tokens kept and codes read, (Q,)."""
+        self.counted: dict[str, dict[str, NDArray[Any]]] = {}
+        """Of every setting by name: image tokens kept, codes read and patches kept, where some are not, (Q,)."""
 
-    def measure(self, name: str, family: str, setting: PruningSetting, keep: KeepRule | None = None) -> Point:
+    def measure(
+        self,
+        name: str,
+        family: str,
+        setting: PruningSetting,
+        keep: KeepRule | None = None,
+        patches: PatchRule | None = None,
+    ) -> Point:
         """Hit rates and counted cost of a setting; the first call sets the baseline that losses are counted from.
 
         Args:
-            keep: a control's rule for image tokens, in place of the setting's.
+            keep, patches: a control's rules for image tokens and patches, in place of the setting's.
         """
         self.ranker.use_pruning(setting, keep)
-        ranking = self.ranker.rank(self.queries, BEAMS, 50, progress=f"prune {name}")
+        rule = patches or setting.patches
+        queries, kept_patches = self.photos.look(self.queries, rule) if rule else (self.queries, None)
+        ranking = self.ranker.rank(queries, BEAMS, 50, progress=f"prune {name}")
         hits = hit_rate(ranking.items, self.relevant, 10)
         if self.baseline is None:
             self.baseline = hits
@@ -80,6 +120,8 @@ class Sweep:
         by_department = [loss[self.department == d].mean() for d in sorted(set(self.department))]
         config = self.ranker.model.config
         self.counted[name] = {KEPT_TOKENS: ranking.kept_tokens, CODES_READ: ranking.steps}
+        if kept_patches is not None:
+            self.counted[name][PATCHES] = kept_patches
         kept = float(ranking.kept_tokens.mean())
         steps = float(ranking.steps.mean())
         return Point(
@@ -93,31 +135,42 @@ class Sweep:
             float(np.percentile(ranking.kept_tokens, 95)),
             steps,
             query_flops(config, kept, self._history(setting), steps) / 1e6,
+            tower=self._tower(rule, kept_patches),
         )
 
     def time(self, point: Point, count: int) -> None:
-        """Latency of single queries, and throughput of batches of `TIMED_BATCH`, prompt to items, into `point`."""
+        """Latency of single queries, and throughput of batches of `TIMED_BATCH`, prompt to items, into `point`; and
+        what the image tower takes, pixels to embedding, where it can be saved."""
         self.ranker.use_pruning(point.setting)
-        singles = [self.queries.take([n]) for n in range(min(count, len(self.queries)))]
-        self.ranker.rank(singles[0], BEAMS, 50)
-        taken = []
-        for query in singles:
-            start = time.perf_counter()
-            self.ranker.rank(query, BEAMS, 50)
-            taken.append(1000 * (time.perf_counter() - start))
+        count, size = min(count, len(self.queries)), min(TIMED_BATCH, len(self.queries))
+        singles = [np.array([n]) for n in range(count)]
+        batches = [(np.arange(size) + turn * size) % len(self.queries) for turn in range(TIMED_BATCHES)]
+        asked = [self.queries.take(rows) for rows in (*singles, *batches)]
+        taken = _milliseconds(lambda turn: self.ranker.rank(asked[turn], BEAMS, 50), len(asked))
         point.latency_ms_p50, point.latency_ms_p95, point.latency_ms_p99 = map(
-            float, np.percentile(taken, [50, 95, 99])
+            float, np.percentile(taken[:count], [50, 95, 99])
         )
-        size = min(TIMED_BATCH, len(self.queries))
-        batches = []
-        for turn in range(TIMED_BATCHES):
-            rows = (np.arange(size) + turn * size) % len(self.queries)
-            batch = self.queries.take(rows)
-            start = time.perf_counter()
-            self.ranker.rank(batch, BEAMS, 50)
-            batches.append(1000 * (time.perf_counter() - start))
-        point.batch_ms_p50, point.batch_ms_p95, point.batch_ms_p99 = map(float, np.percentile(batches, [50, 95, 99]))
-        point.queries_per_second = 1000 * size / min(batches)
+        point.batch_ms_p50, point.batch_ms_p95, point.batch_ms_p99 = map(
+            float, np.percentile(taken[count:], [50, 95, 99])
+        )
+        point.queries_per_second = 1000 * size / min(taken[count:])
+        if point.tower:
+            rule = point.setting.patches
+            pixels = [self.photos.pixels(queries.image_id) for queries in asked]
+            taken = _milliseconds(lambda turn: self.photos.embed(pixels[turn], rule), len(asked))
+            point.tower.ms_p50, point.tower.batch_ms_p50 = map(
+                float, (np.median(taken[:count]), np.median(taken[count:]))
+            )
+
+    def _tower(self, rule: PatchRule | None, kept: NDArray[np.float32] | None) -> TowerCost | None:
+        """Counted cost where a rule kept so many patches (Q,), or all stayed."""
+        layers = self.photos.encoder.patch_layers
+        if layers is None:
+            return None
+        counts = np.array([layers.patches]) if kept is None else kept
+        flops = layers.flops(float(counts.mean()), rule.depth if rule else 1.0)
+        mflops = self.photos.encoder.looks * flops / 1e6
+        return TowerCost(float(counts.mean()), float(np.percentile(counts, 95)), mflops)
 
     def _history(self, setting: PruningSetting) -> float:
         """Mean tokens of the recent histories in a prompt."""
@@ -134,11 +187,22 @@ def choose(baseline: Point, points: list[Point], config: PruningConfig) -> Point
         if baseline.hr10 - p.hr10 <= config.max_loss
         and baseline.hr50 - p.hr50 <= config.max_loss
         and p.worst_department_loss <= config.max_department_loss
-        and p.mflops < baseline.mflops
+        and p.cost < baseline.cost
     ]
-    return min(allowed, key=lambda p: (p.mflops, p.name)) if allowed else None
+    return min(allowed, key=lambda p: (p.cost, p.name)) if allowed else None
 
 
 def beats_controls(attention: Point, controls: list[Point]) -> bool:
-    """Whether no rule that does not look at the attention is as good at the same number of image tokens."""
+    """Whether no rule that does not look at the attention is as good at the same number of image tokens or patches."""
     return not any(c.hr10 >= attention.hr10 and c.hr50 >= attention.hr50 for c in controls)
+
+
+def _milliseconds(answer: Callable[[int], object], turns: int) -> list[float]:
+    """What each turn took; the first is taken once before."""
+    answer(0)
+    taken = []
+    for turn in range(turns):
+        start = time.perf_counter()
+        answer(turn)
+        taken.append(1000 * (time.perf_counter() - start))
+    return taken

@@ -1,8 +1,8 @@
 """Whether pruning does to the first searches of a loaded bundle what it did when it was calibrated.
 
-Calibration remembers between which bounds the means of so many searches lay, of image tokens that were kept and of
-codes that the beams read. A server whose first searches lie elsewhere sees other photos, shoppers or items than the
-setting was chosen for: it says so loudly, and searches in full from then on.
+Calibration remembers between which bounds the means of so many searches lay, of image tokens that were kept, of codes
+that the beams read, and of patches that stayed in the image tower. A server whose first searches lie elsewhere sees
+other photos, shoppers or items than the setting was chosen for: it says so loudly, and searches in full from then on.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from onevision.artifacts import read_json
 SEARCHES = 50
 """Searches that are watched."""
 WINDOWS = 2000
-KEPT_TOKENS, CODES_READ = "image tokens", "codes read by beams"
+KEPT_TOKENS, CODES_READ, PATCHES = "image tokens", "codes read by beams", "patches in the tower"
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Seen:
     beam_width: int
 
     @classmethod
-    def measure(cls, counted: dict[str, NDArray[np.int64]], beam_width: int, seed: int) -> Seen:
+    def measure(cls, counted: dict[str, NDArray[Any]], beam_width: int, seed: int) -> Seen:
         """From counts (Q,) of the calibration searches: the bounds of means over searches drawn from them."""
         bounds = {}
         for name, values in counted.items():
@@ -60,12 +60,13 @@ class Canary:
         self._counted: dict[str, list[float]] = {name: [] for name in seen.bounds}
         self.watching = True
 
-    def watch(self, counted: dict[str, NDArray[np.int64]]) -> str | None:
-        """Take note of searches (Q,); with the last of those that are watched, what is wrong, if anything is."""
+    def watch(self, counted: dict[str, NDArray[Any]]) -> str | None:
+        """Take note of searches (Q,), by all names that calibration saw; with the last of those that are watched, what
+        is wrong, if anything is."""
         if not self.watching:
             return None
-        for name, values in counted.items():
-            self._counted[name] += values.tolist()
+        for name, values in self._counted.items():
+            values += counted[name].tolist()
         if min(map(len, self._counted.values())) < SEARCHES:
             return None
         self.watching = False

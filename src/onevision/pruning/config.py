@@ -8,7 +8,8 @@ from onevision.config import Section
 
 
 class PruningConfig(Section):
-    """Beams: early opening of branches and a margin of scores; then the prompt: history and image tokens."""
+    """Beams: early opening of branches and a margin of scores; the prompt: history and image tokens; the image tower:
+    patches."""
 
     open_below: tuple[int, ...] = Field(
         (200, 400, 800), description="semantic IDs that branches may hold when beams are opened, swept"
@@ -20,6 +21,14 @@ class PruningConfig(Section):
     history: tuple[int, ...] = Field((3,), description="newest items of each history in the prompt, swept")
     masses: tuple[float, ...] = Field((0.5, 0.7, 0.9), min_length=1, description="attention mass kept, swept")
     min_tokens: int = Field(2, ge=1)
+    tower_masses: tuple[float, ...] = Field(
+        (0.7, 0.9, 0.95),
+        min_length=1,
+        description="attention mass of the patches that stay in an image tower which is a vision transformer, swept",
+    )
+    tower_depths: tuple[float, ...] = Field(
+        (1 / 3, 2 / 3), min_length=1, description="share of its layers that all patches go through, swept with each"
+    )
     max_loss: float = Field(0.003, ge=0, description="HR@10 and HR@50 that may be lost overall")
     max_department_loss: float = Field(
         0.02, ge=0, description="HR@10 that may be lost in a department, which has few queries"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from onevision.generator.token_pruning import KeepRule
+from onevision.attention_mass import KeepRule
 
 
 def top_k(count: int) -> KeepRule:

@@ -41,6 +41,15 @@ def attention_mass(config: PruningConfig, base: PruningSetting) -> list[tuple[st
     return [(f"mass {m:g}", base.model_copy(update={"mass": m} | changes)) for m in sorted(config.masses)]
 
 
+def tower_patches(config: PruningConfig, base: PruningSetting) -> list[tuple[str, PruningSetting]]:
+    """Patches that are not looked at leave the image tower, merged into one."""
+    return [
+        (f"patches {m:g} after {depth:.0%}", base.model_copy(update={"tower_mass": m, "tower_depth": depth}))
+        for depth in sorted(config.tower_depths)
+        for m in sorted(config.tower_masses)
+    ]
+
+
 BEAM_STRATEGIES: dict[str, Strategy] = {
     "early opening": early_opening,
     "score margin": score_margin,
@@ -49,3 +58,5 @@ BEAM_STRATEGIES: dict[str, Strategy] = {
 """What beams cost is most of it: these are measured first."""
 PROMPT_STRATEGIES: dict[str, Strategy] = {"history tokens": history_tokens, "attention mass": attention_mass}
 """Measured on top of the cheapest of those within the budget."""
+TOWER_STRATEGIES: dict[str, Strategy] = {"tower patches": tower_patches}
+"""Measured on top of what was found so far, for an encoder whose tower patches can leave."""

@@ -40,7 +40,8 @@ def ask_frozen(frozen: Path, made: dict[str, Path], max_queries: int, since: dat
         one row a search: `query_id`, `ts`, `new_item` (the item clicked first entered after night 0), and whether it
         is among the first ten of `refreshed` and of `frozen`.
     """
-    items = Items.load(made["semantic_ids"], Snapshot.open(made["snapshot"], verify=False))
+    shop = Snapshot.open(made["snapshot"], verify=False)
+    items = Items.load(made["semantic_ids"], shop)
     queries, _ = held_out_queries(made["pairs"], made["encoder"], made["features"], items, max_queries)
     times = pq.read_table(made["pairs"] / "queries.parquet", columns=["query_id", "ts"])
     ts = times["ts"].take(pc.index_in(pa.array(queries.query_id), times["query_id"].combine_chunks()))
@@ -53,7 +54,7 @@ def ask_frozen(frozen: Path, made: dict[str, Path], max_queries: int, since: dat
     hits = {"refreshed": pc.less_equal(refreshed.fill_null(PLACES + 1), PLACES)}
     if len(queries):
         asked = Beside.ask(
-            open_artifact(frozen, "bundle"), made["semantic_ids"], queries, items, Clock(len(queries), 1)
+            open_artifact(frozen, "bundle"), made["semantic_ids"], queries, shop, items, Clock(len(queries), 1)
         )
         first = first_rank(asked.system.items[:, :PLACES], [[items.row(c[0])] for c in queries.clicked])
         hits["frozen"], new = pa.array(first > 0), pa.array(~asked.known)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -22,14 +22,14 @@ from onevision.artifacts import Artifact
 from onevision.data.images import MAX_PIXELS, ImageError, decode_image
 from onevision.decoding.filters import ItemFilter
 from onevision.decoding.ranker import GeneratorRanker, Ranking
-from onevision.encoder.model import Encoder
+from onevision.encoder.model import Embedded, Encoder
 from onevision.errors import ArtifactError, OneVisionError
 from onevision.features.definitions import UserSequences
 from onevision.features.queries import QuerySet
 from onevision.generator.token_pruning import PruningSetting
 from onevision.preference.reward import WEIGHTS as REWARD
 from onevision.preference.reward import RewardModel, click_probabilities
-from onevision.pruning.canary import CODES_READ, KEPT_TOKENS, Canary, Seen
+from onevision.pruning.canary import CODES_READ, KEPT_TOKENS, PATCHES, Canary, Seen
 from onevision.publishing.bundle import CATALOGUE, open_bundle
 from onevision.serving.cascade import ServedCascade
 
@@ -217,7 +217,7 @@ class Searcher:
         only: ItemFilter | None,
         cascade: ServedCascade | None,
     ) -> list[Answer]:
-        seen = self._encoder.embed(pixels)
+        seen, patches = self._look(pixels)
         queries = QuerySet.asked_now(seen.embedding, seen.category, seen.tokens, users)
         allowed = None if only is None else only.allowed(self._items)
         clicks: list[list[float | None]] = [[None] * k for _ in users]
@@ -227,7 +227,7 @@ class Searcher:
             ranking = self._ranker.rank(queries, self._beam_width, k, allowed=allowed)
             items, scores = ranking.items, ranking.scores
             if allowed is None:
-                self._watch(ranking)
+                self._watch(ranking, patches)
             if self._reward and (choice := self._ranker.choice):
                 clicks = click_probabilities(self._reward, choice, choice.read(queries), items, scores).tolist()
         notes = ["answered by the cascade"] if cascade else []
@@ -237,9 +237,16 @@ class Searcher:
             for row, photo in enumerate(queries.embedding)
         ]
 
-    def _watch(self, ranking: Ranking) -> None:
+    def _look(self, pixels: NDArray[np.uint8]) -> tuple[Embedded, NDArray[np.float32] | None]:
+        """Photos as the pruning setting sees them; where patches leave the tower, how many stay of each, (N,)."""
+        rule = self._ranker.setting.patches
+        return self._encoder.embed_pruned(pixels, rule) if rule else (self._encoder.embed(pixels), None)
+
+    def _watch(self, ranking: Ranking, patches: NDArray[np.float32] | None) -> None:
         """Search in full from now on if pruning does not do what it was calibrated to do."""
-        counted = {KEPT_TOKENS: ranking.kept_tokens, CODES_READ: ranking.steps}
+        counted: dict[str, NDArray[Any]] = {KEPT_TOKENS: ranking.kept_tokens, CODES_READ: ranking.steps}
+        if patches is not None:
+            counted[PATCHES] = patches
         wrong = self._canary.watch(counted) if self._canary else None
         if wrong:
             log.warning("%s: %s", self.bundle.path, wrong)

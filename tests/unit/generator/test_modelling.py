@@ -6,11 +6,12 @@ import pytest
 import torch
 from support.generators import TOKENS, log_probability, make_catalogue, make_generator, make_queries
 
+from onevision.attention_mass import keep_by_mass
 from onevision.decoding.ranker import GeneratorRanker
 from onevision.errors import ArtifactError
 from onevision.generator.modelling import Generator
 from onevision.generator.prompts import Prompt, PromptBuilder, Task
-from onevision.generator.token_pruning import PruningSetting, keep_by_mass, merge_dropped
+from onevision.generator.token_pruning import PruningSetting
 from onevision.generator.training import sid_loss
 
 CATALOGUE, QUANTIZER = make_catalogue()
@@ -104,31 +105,10 @@ def test_weights_scale_a_samples_share_of_the_loss(prompt: Prompt) -> None:
     torch.testing.assert_close(sid_loss(log_p, TARGET, weight), (each * weight).sum() / weight.sum())
 
 
-def test_the_kept_set_is_the_smallest_that_holds_the_mass() -> None:
-    mass = torch.tensor([[0.5, 0.1, 0.3, 0.1], [0.25, 0.25, 0.25, 0.25]])
-    keep = keep_by_mass(mass, PruningSetting(mass=0.75, min_tokens=1))
-    assert keep.tolist() == [[True, False, True, False], [True, True, True, False]]
-    bounded = keep_by_mass(mass, PruningSetting(mass=0.1, min_tokens=2, max_tokens=2))
-    assert bounded.sum(1).tolist() == [2, 2]
-
-
-def test_what_is_dropped_is_merged_by_mass() -> None:
-    tokens = torch.arange(8.0).view(1, 4, 2)
-    mass = torch.tensor([[0.6, 0.1, 0.0, 0.3]])
-    keep = torch.tensor([[True, False, True, False]])
-    merged, mask = merge_dropped(tokens, mass, keep)
-    torch.testing.assert_close(
-        merged[0], torch.stack([tokens[0, 0], tokens[0, 2], (tokens[0, 1] + 3 * tokens[0, 3]) / 4])
-    )
-    assert mask.tolist() == [[True, True, True]]
-    _, mask = merge_dropped(tokens, mass, torch.ones(1, 4, dtype=torch.bool))
-    assert mask.tolist() == [[True] * 4 + [False]]
-
-
 @torch.no_grad()
 def test_keeping_all_tokens_changes_nothing_and_keeping_few_shortens_the_memory(prompt: Prompt) -> None:
     whole = MODEL.read(prompt)
-    kept_all = MODEL.read(prompt, lambda mass: keep_by_mass(mass, PruningSetting()))
+    kept_all = MODEL.read(prompt, lambda mass: keep_by_mass(mass, 1.0))
     torch.testing.assert_close(
         log_probability(MODEL, kept_all, TARGET), log_probability(MODEL, whole, TARGET), atol=2e-5, rtol=1e-5
     )

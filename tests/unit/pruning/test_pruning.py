@@ -125,3 +125,4 @@ def test_a_refresh_keeps_its_parents_setting_within_the_budget_and_sweeps_otherw
         measured, _ = settings(nothing)
         assert {"open below 2", "mass 0.5", "mass 0.7"} < {*measured}
         assert ("the parent's" in measured) is (nothing is not None)
+        assert not [name for name in measured if "patches" in name]  # a convolutional tower has none to leave out
