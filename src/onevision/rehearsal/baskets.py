@@ -39,6 +39,7 @@ from onevision.semantic_ids.catalogue import Catalogue
 CUTOFFS = (1, 5, 10)
 PLACES = max(CUTOFFS)
 FORECASTS, ASKED = ("popularity", "own_frequency", "without_photo"), "with_photo"
+LESS = ("without_photo", "own_frequency")
 BASKETS_A_BATCH = 512
 SAMPLES = 1000
 
@@ -82,7 +83,7 @@ def ask_baskets(
 
 def compared_baskets(answers: Iterable[pa.Table], seed: int) -> dict[str, dict[str, object]]:
     """Over all baskets (`all`) and those with a measured search (`searched`): `baskets`, and for every ranking hit@k
-    as mean, low and high of the 95 % interval over baskets.
+    as mean, low and high of the 95 % interval over baskets; of `LESS` the differences on the same baskets.
     """
     tables = list(answers)
     if not tables:
@@ -90,7 +91,11 @@ def compared_baskets(answers: Iterable[pa.Table], seed: int) -> dict[str, dict[s
     frame = pa.concat_tables(tables).to_pandas()
     parts = {"all": (frame, FORECASTS), "searched": (frame.dropna(subset=[ASKED]), (*FORECASTS, ASKED))}
     return {
-        part: {"baskets": len(rows), **{name: _hit_rates(rows[name].to_numpy(), seed) for name in names}}
+        part: {
+            "baskets": len(rows),
+            **{name: _rates([_hits(rows[name], k) for k in CUTOFFS], seed) for name in names},
+            "_less_".join(LESS): _rates([_hits(rows[LESS[0]], k) - _hits(rows[LESS[1]], k) for k in CUTOFFS], seed),
+        }
         for part, (rows, names) in parts.items()
         if len(rows)
     }
@@ -163,9 +168,14 @@ def _first_hits(ranked: NDArray[np.int64], baskets: list[set[int]]) -> NDArray[n
     return np.where(hits.any(axis=1), hits.argmax(axis=1) + 1, 0)
 
 
-def _hit_rates(ranks: NDArray[np.float64], seed: int) -> dict[str, list[float]]:
+def _hits(ranks: pd.Series, k: int) -> NDArray[np.float64]:
+    return ranks.between(1, k).to_numpy(dtype=np.float64)
+
+
+def _rates(values: Sequence[NDArray[np.float64]], seed: int) -> dict[str, list[float]]:
+    """Of one array (B,) a cutoff: mean, low and high."""
     rates = {}
-    for k in CUTOFFS:
-        interval = mean_interval((ranks > 0) & (ranks <= k), SAMPLES, seed)
-        rates[f"hit@{k}"] = [round(value, 4) for value in (interval.mean, interval.low, interval.high)]
+    for k, value in zip(CUTOFFS, values, strict=True):
+        interval = mean_interval(value, SAMPLES, seed)
+        rates[f"hit@{k}"] = [round(bound, 4) for bound in (interval.mean, interval.low, interval.high)]
     return rates

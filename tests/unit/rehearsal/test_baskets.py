@@ -45,6 +45,8 @@ def test_hit_rates_are_over_all_baskets_and_over_those_with_a_search() -> None:
     found = compared_baskets([table], 1)
     assert found["all"]["baskets"] == 3
     assert [found["all"]["popularity"][f"hit@{k}"][0] for k in (1, 5, 10)] == [0.3333, 0.3333, 0.6667]
+    less = found["all"]["without_photo_less_own_frequency"]
+    assert [less[f"hit@{k}"][0] for k in (1, 5, 10)] == [-0.3333, 0.0, 0.0]
     assert found["searched"]["baskets"] == 2
     assert [found["searched"]["with_photo"][f"hit@{k}"][0] for k in (1, 5, 10)] == [0.5, 0.5, 1.0]
     assert compared_baskets([], 1) == {}
