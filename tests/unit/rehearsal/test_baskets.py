@@ -38,7 +38,7 @@ def test_hit_rates_are_over_all_baskets_and_over_those_with_a_search() -> None:
             "user_id": ["a", "b", "c"],
             "popularity": [1, 0, 7],
             "own_frequency": [1, 2, 0],
-            "without_photo": [1, 3, 0],
+            "without_photo": [0, 3, 8],
             "with_photo": pa.array([None, 1, 10], pa.int64()),
         }
     )
@@ -46,7 +46,7 @@ def test_hit_rates_are_over_all_baskets_and_over_those_with_a_search() -> None:
     assert found["all"]["baskets"] == 3
     assert [found["all"]["popularity"][f"hit@{k}"][0] for k in (1, 5, 10)] == [0.3333, 0.3333, 0.6667]
     less = found["all"]["without_photo_less_own_frequency"]
-    assert [less[f"hit@{k}"][0] for k in (1, 5, 10)] == [-0.3333, 0.0, 0.0]
+    assert [less[f"hit@{k}"][0] for k in (1, 5, 10)] == [-0.3333, -0.3333, 0.0]
     assert found["searched"]["baskets"] == 2
     assert [found["searched"]["with_photo"][f"hit@{k}"][0] for k in (1, 5, 10)] == [0.5, 0.5, 1.0]
     assert compared_baskets([], 1) == {}
