@@ -169,7 +169,7 @@ def _first_hits(ranked: NDArray[np.int64], baskets: list[set[int]]) -> NDArray[n
 
 
 def _hits(ranks: pd.Series, k: int) -> NDArray[np.float64]:
-    return ranks.between(1, k).to_numpy(dtype=np.float64)
+    return ranks.between(1, k).to_numpy().astype(np.float64)
 
 
 def _rates(values: Sequence[NDArray[np.float64]], seed: int) -> dict[str, list[float]]:
