@@ -22,11 +22,14 @@ class QuantizationConfig(Section):
     steps: int = Field(300, ge=0, description="optimiser steps of the keys, a level")
     batch_size: int = Field(1024, ge=8, description="view pairs a step")
     learning_rate: float = Field(3e-3, gt=0)
-    temperature: float = Field(0.1, gt=0, description="of soft codes, in units of the mean distance to the nearest key")
+    view_spread: float = Field(
+        2.0, ge=1, description="a pair's views are moved this many times as far from their mean, as new products' lie"
+    )
+    temperature: float = Field(0.2, gt=0, description="of soft codes, in units of the mean distance to the nearest key")
     agreement_weight: float = Field(1.0, ge=0, description="both views take the code of their mean")
     usage_weight: float = Field(4.0, ge=0, description="soft codes are used as evenly as the floor asks")
     usage_floor: float = Field(
-        0.6, gt=0, le=1, description="perplexity that a level's soft codes are held to, as a share of its codes"
+        0.8, gt=0, le=1, description="perplexity that a level's soft codes are held to, as a share of its codes"
     )
     commitment_weight: float = Field(0.5, ge=0, description="keys stay near the vectors that take them")
     dead_code_share: float = Field(

@@ -6,8 +6,10 @@ at residuals through a map A on the directions that views agree on (`view_map.py
     L = w_a agreement + w_u usage + w_c commitment
 
 A level learns from the pairs whose codes agree so far: views that have parted cannot meet again, and would teach it to
-put everything on few codes. The codebook C_l of such a level holds the mean residual of each code, so that nothing is
-lost to the levels that follow: residual k-means and OPQ over all directions. ADR 7 has what was measured.
+put everything on few codes. Views are first moved apart: the encoder was trained on these very products, and draws
+their views closer together than those of new ones. The codebook C_l of such a level holds the mean residual of each
+code, so that nothing is lost to the levels that follow: residual k-means and OPQ over all directions. ADR 7 has what
+was measured.
 """
 
 from __future__ import annotations
@@ -110,7 +112,9 @@ class VRQ(ResidualQuantizer):
         for step in tqdm(range(config.steps), desc=f"vrq level {level + 1}", disable=None):
             rows = rng.integers(0, len(pairs.u), min(config.batch_size, len(pairs.u)))
             u, v = seen[pairs.u[rows]], seen[pairs.v[rows]]
-            to_mean = _distances((u + v) / 2, keys)
+            mean = (u + v) / 2
+            u, v = (mean + config.view_spread * (view - mean) for view in (u, v))
+            to_mean = _distances(mean, keys)
             code = to_mean.argmin(1).detach()
             log_u, log_v = (soft_codes(_distances(view, keys), config.temperature * scale) for view in (u, v))
             losses = {

@@ -117,7 +117,31 @@ def test_views_of_unseen_products_agree_more_under_vrq_than_under_residual_kmean
         return float(view_consistency(a, b)[0])
 
     assert consistency(vrq) > consistency(rq) + 0.1
-    assert vrq.loss_curve_["agreement, level 1"][-1] < vrq.loss_curve_["agreement, level 1"][0]
+    agreement = vrq.loss_curve_["agreement, level 1"]
+    assert np.mean(agreement[-10:]) < np.mean(agreement[:10])
+
+
+def test_spreading_views_is_training_on_views_that_lie_further_apart() -> None:
+    x = torch.randn(400, 16, generator=torch.Generator().manual_seed(0))
+    start, mean = x[:8], (x[:200] + x[200:]) / 2
+    pairs = ViewPairs(np.arange(200), np.arange(200, 400), np.arange(200))
+    apart = torch.cat([mean, mean]) + 3 * (x - torch.cat([mean, mean]))
+    # Distances are measured in units of those to the first keys, which are longer from views that lie apart.
+    unit, longer = (nearest(views, start)[1].mean().item() for views in (x, apart))
+    same = CONFIG.model_copy(
+        update={
+            "temperature": CONFIG.temperature * unit / longer,
+            "commitment_weight": CONFIG.commitment_weight * longer / unit,
+            "view_spread": 1.0,
+        }
+    )
+    spread = CONFIG.model_copy(update={"view_spread": 3.0})
+    keys = [
+        VRQ(16, config)._train_keys(views, start, pairs, 0, np.random.default_rng(1))
+        for config, views in ((spread, x), (same, apart))
+    ]
+    torch.testing.assert_close(keys[0], keys[1], rtol=1e-3, atol=1e-4)
+    assert (keys[0] - start).abs().max() > 0.01
 
 
 def test_vrq_is_deterministic_by_seed() -> None:
