@@ -25,7 +25,7 @@ from onevision.semantic_ids.catalogue import Catalogue
 BATCH_SIZE = 256
 WEIGHT_LEARNING_RATE = 0.02
 WEIGHT_DECAY = 1.0
-CALIBRATION_STEPS = 200
+CALIBRATION_STEPS = 60
 PRIOR_DEVIATION = 1.0
 """How far calibration is expected to move a weight; a handful of searches moves it less."""
 
@@ -184,23 +184,26 @@ def calibrate_choice(model: ChoiceModel, searches: Sequence[Clicks], shoppers: S
     """
     start = [model.weights.detach().clone(), model.intent.detach().clone()]
     fitted = [model.weights, model.intent]
-    optimizer = torch.optim.Adam(fitted, lr=WEIGHT_LEARNING_RATE)
     searches = [clicks for clicks in searches if len(clicks.row)]
+    if not searches:
+        return
     model.eval()
-    tastes = []
     with torch.no_grad():
-        for clicks in searches:
-            tastes.append(_taste(model, clicks, shoppers, torch.arange(len(clicks.row))))
-    for _ in range(CALIBRATION_STEPS if searches else 0):
+        tastes = [_taste(model, clicks, shoppers, torch.arange(len(clicks.row))) for clicks in searches]
+    optimizer = torch.optim.LBFGS(fitted, max_iter=CALIBRATION_STEPS, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
         moved = sum(((p - s) / PRIOR_DEVIATION).square().sum() for p, s in zip(fitted, start, strict=True))
         losses = []
         for clicks, taste in zip(searches, tastes, strict=True):
             log_p = model(clicks.known, clicks.log_p, taste, clicks.valid)
             losses.append(_mean_loss(log_p, clicks.weight) + moved / (2 * len(clicks.row)))
-        loss = torch.stack(losses).mean()
+        mean = torch.stack(losses).mean()
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
+        mean.backward()
+        return mean
+
+    optimizer.step(loss)
 
 
 def choice_loss(model: ChoiceModel, clicks: Clicks, shoppers: Shoppers, batch: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from onevision.artifacts import finish_artifact, open_artifact, require_same_gen
 from onevision.decoding.ranker import GeneratorRanker
 from onevision.features.queries import QuerySet
 from onevision.generator.choice import ChoiceModel
+from onevision.generator.choice_fitting import OPENED
 from onevision.generator.modelling import Generator
 from onevision.preference.checks import ValidationDays
 from onevision.preference.config import PreferenceConfig
@@ -45,6 +46,7 @@ def run(
     model = Generator.from_pretrained(generator)
     parent = ChoiceModel.from_pretrained(generator, catalogue)
     ranker = GeneratorRanker(model, catalogue, parent)
+    ranker.use_pruning(OPENED)
 
     def searches(split: str, limit: int | None) -> tuple[QuerySet, Slates]:
         queries = QuerySet.load(pairs, encoder, features, split=split, limit=limit, clicked_only=False)

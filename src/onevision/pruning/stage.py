@@ -85,8 +85,9 @@ def run(
             _sweep_tower(sweep, baseline, found, config, seed)
         found.points[:0] = kept
     chosen = found.chosen
-    for point in (baseline, *([chosen] if chosen else [])):
-        sweep.time(point, config.timed_queries)
+    if chosen not in kept:  # the parent's setting was timed when it was chosen
+        for point in (baseline, *([chosen] if chosen else [])):
+            sweep.time(point, config.timed_queries)
     setting = None if chosen is None else chosen.setting.model_dump()
     seen = None if chosen is None else Seen.measure(sweep.counted[chosen.name], BEAMS, seed).as_dict()
     calibrated = {"split": "validation", "queries": len(queries), "generator": parents["generator"].identity}
@@ -157,6 +158,7 @@ def _rules(size: int, seed: int) -> dict[str, KeepRule]:
 
 def _report(baseline: Point, found: Found, queries: int, config: PruningConfig) -> StageReport:
     chosen, everything = found.chosen, [baseline, *found.points, *found.controls]
+    used = chosen or baseline
     families: dict[str, tuple[list[float], list[float]]] = {}
     for p in everything:
         x, y = families.setdefault(p.family, ([], []))
@@ -184,7 +186,7 @@ def _report(baseline: Point, found: Found, queries: int, config: PruningConfig) 
     return StageReport(
         "calibrate-pruning",
         counts={"queries": queries, "settings": len(everything)},
-        metrics=_metrics(baseline, chosen or baseline),
+        metrics=_metrics(baseline, used) | (_timings(baseline, used) if baseline.queries_per_second else {}),
         warnings=warnings,
         tables=[ReportTable("Settings", columns, rows)],
         figures=[Figure("Pareto curve", "svg", picture, "The dashed line is the least hit rate allowed.")],
@@ -200,6 +202,19 @@ def _metrics(baseline: Point, used: Point) -> dict[str, float]:
         "steps": used.steps_mean,
         "mflops": used.mflops,
         "mflops_saved_share": 1 - used.mflops / baseline.mflops,
+    }
+    if used.tower and baseline.tower:
+        metrics |= {
+            "tower_patches": used.tower.patches_mean,
+            "tower_patches_p95": used.tower.patches_p95,
+            "tower_mflops": used.tower.mflops,
+            "tower_mflops_saved_share": 1 - used.tower.mflops / baseline.tower.mflops,
+        }
+    return metrics
+
+
+def _timings(baseline: Point, used: Point) -> dict[str, float]:
+    timings = {
         "latency_ms_p50": used.latency_ms_p50,
         "latency_ms_p95": used.latency_ms_p95,
         "latency_ms_p99": used.latency_ms_p99,
@@ -212,17 +227,13 @@ def _metrics(baseline: Point, used: Point) -> dict[str, float]:
         "queries_per_second_batch_16_unpruned": baseline.queries_per_second,
     }
     if used.tower and baseline.tower:
-        metrics |= {
-            "tower_patches": used.tower.patches_mean,
-            "tower_patches_p95": used.tower.patches_p95,
-            "tower_mflops": used.tower.mflops,
-            "tower_mflops_saved_share": 1 - used.tower.mflops / baseline.tower.mflops,
+        timings |= {
             "tower_ms_p50": used.tower.ms_p50,
             "tower_ms_p50_unpruned": baseline.tower.ms_p50,
             "tower_batch_16_ms_p50": used.tower.batch_ms_p50,
             "tower_batch_16_ms_p50_unpruned": baseline.tower.batch_ms_p50,
         }
-    return metrics
+    return timings
 
 
 def _tower_columns(p: Point) -> list[float]:
