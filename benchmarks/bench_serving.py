@@ -8,14 +8,13 @@ with more clients than a batch holds, each asking again at once. Then requests a
 at 90 % of it, and a latency counts from the moment at which its request should have been sent. Then three times as many
 as it can take arrive, at the limits that it has by default: it must turn requests away with 429, answer the others, and
 be itself again afterwards. In the long run the champion of a bundle store changes between two bundles under half of the
-saturation; nothing may fail, and memory must stay. The load comes from this process: on two cores it takes some of what
-is measured; the CPU milliseconds of a search, at saturation, are the server's alone.
+saturation; nothing may fail, and memory must stay. The load comes from Locust on the same machine: on two cores it
+takes some of what is measured; the CPU milliseconds of a search, at saturation, are the server's alone.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import os
 import shutil
@@ -27,6 +26,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,19 +96,19 @@ def is_ready(url: str) -> bool:
         return False
 
 
-def measure(source: list[str], photos: list[bytes], system: str, max_batch: int, seconds: float) -> dict[str, Any]:
+def measure(source: list[str], photos: Path, system: str, max_batch: int, seconds: float) -> dict[str, Any]:
     """Saturation, and latency at shares of it; prints a row for each."""
     settings = [f"max_batch={max_batch}", *NO_SHEDDING]
     with server(source, settings) as running:
-        asyncio.run(saturation(running.url, photos, 2 * max_batch, 2, system))
+        saturation(running.url, photos, 2 * max_batch, 2, system)
         before = running.spent()
-        top = asyncio.run(saturation(running.url, photos, max(8, 3 * max_batch), seconds, system))
+        top = saturation(running.url, photos, max(8, 3 * max_batch), seconds, system)
         cpu, answers = (after - then for after, then in zip(running.spent(), before, strict=True))
         found: dict[str, Any] = {"system": system, "max_batch": max_batch, "saturation": top}
         found |= {"cpu_ms": 1e3 * cpu / answers, "ready_s": running.ready_s}
         head = f"{system:<10}{max_batch:>6}{top:>12.1f}{found['cpu_ms']:>8.1f}"
         for load in LOADS:
-            tally = asyncio.run(open_loop(running.url, photos, load * top, seconds, system))
+            tally = open_loop(running.url, photos, load * top, seconds, system)
             times = tally.quantiles()
             found[f"at {load:.0%}"] = times | {"requests": sum(tally.answers.values()), "errors": tally.errors}
             row = "".join(f"{times[name]:>9.1f}" for name in times)
@@ -116,12 +116,12 @@ def measure(source: list[str], photos: list[bytes], system: str, max_batch: int,
     return found
 
 
-def overload(bundle: Path, photos: list[bytes], top: float, seconds: float) -> dict[str, Any]:
+def overload(bundle: Path, photos: Path, top: float, seconds: float) -> dict[str, Any]:
     """Three times the saturation at the default limits, and half of it before and after."""
     with server(["--bundle", str(bundle)], []) as running:
 
         def load(share: float) -> Tally:
-            return asyncio.run(open_loop(running.url, photos, share * top, seconds))
+            return open_loop(running.url, photos, share * top, seconds)
 
         before, during, after = load(0.5), load(OVERLOAD), load(0.5)
     turned_away = during.answers[429] / sum(during.answers.values())
@@ -140,7 +140,7 @@ def overload(bundle: Path, photos: list[bytes], top: float, seconds: float) -> d
 
 
 def long_run(
-    bundles: list[Path], photos: list[bytes], rate: float, minutes: float, reloads: int, store: Path
+    bundles: list[Path], photos: Path, rate: float, minutes: float, reloads: int, store: Path
 ) -> dict[str, Any]:
     """`rate` requests a second while the champion changes `reloads` times, and the server's memory all the while."""
     identities = [open_artifact(bundle).identity for bundle in bundles]
@@ -154,26 +154,16 @@ def long_run(
     memory = MemoryCurve()
     with server(["--store", str(store)], ["poll_s=1", *NO_SHEDDING]) as running:
         began = time.perf_counter()
-
-        async def change() -> None:
-            for number in range(1, reloads + 1):
-                await asyncio.sleep(60 * minutes / (reloads + 1))
-                memory.changes.append(time.perf_counter() - began)
-                await asyncio.to_thread(point, number)
-
-        async def watch() -> None:
-            while True:
-                memory.add(time.perf_counter() - began, running.process.memory_info().rss / 1e6)
-                await asyncio.sleep(1)
-
-        async def run() -> Tally:
-            watching, changing = asyncio.create_task(watch()), asyncio.create_task(change())
-            tally = await open_loop(running.url, photos, rate, 60 * minutes)
-            await changing
-            watching.cancel()
-            return tally
-
-        tally = asyncio.run(run())
+        with ThreadPoolExecutor(1) as pool:
+            load = pool.submit(open_loop, running.url, photos, rate, 60 * minutes)
+            while not load.done():
+                now = time.perf_counter() - began
+                memory.add(now, running.process.memory_info().rss / 1e6)
+                if len(memory.changes) < min(reloads, now // (60 * minutes / (reloads + 1))):
+                    memory.changes.append(now)
+                    point(len(memory.changes))
+                time.sleep(1)
+            tally = load.result()
         loaded = running.metric('onevision_reloads_total{outcome="loaded"}') - 1
         failed = running.metric('onevision_reloads_total{outcome="failed"}')
     curve = memory.summary()
@@ -197,13 +187,16 @@ def long_run(
     }
 
 
-def read_photos(snapshot: Path) -> list[bytes]:
-    """Pictures that shoppers took, in an order that does not depend on the run."""
+def save_photos(snapshot: Path, folder: Path) -> Path:
+    """Pictures that shoppers took as files of `folder`, in an order that does not depend on the run."""
     shop = Snapshot.open(snapshot, verify=False)
     rows = shop.table("images").select(["image_id", "view"]).to_pylist()
     ids = sorted(row["image_id"] for row in rows if row["view"] == "user_photo")
     chosen = np.random.default_rng(SEED).permutation(len(ids))[:PHOTOS]
-    return [shop.images.read(ids[row]) for row in chosen]
+    folder.mkdir()
+    for number, row in enumerate(chosen):
+        (folder / f"{number:03d}").write_bytes(shop.images.read(ids[row]))
+    return folder
 
 
 def main() -> None:
@@ -223,7 +216,15 @@ def main() -> None:
             sys.exit(f"{needed}: no such folder; `make smoke` makes bundle and evaluation")
     if asked.minutes and asked.other is None:
         sys.exit("--minutes: name another bundle with --other, so that the champion can change")
-    photos = read_photos(asked.snapshot)
+    with tempfile.TemporaryDirectory(prefix="onevision-serving-") as folder:
+        found = run(asked, Path(folder))
+    if asked.out:
+        asked.out.write_text(json.dumps(found, indent=2) + "\n")
+
+
+def run(asked: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """All measurements; `folder` is theirs."""
+    photos = save_photos(asked.snapshot, folder / "photos")
     load_before = os.getloadavg()[0]
     columns = "".join(f"{name:>9}" for name in ("req/s", "p50 ms", "p95 ms", "p99 ms"))
     print(f"{'system':<10}{'batch':>6}{'saturation':>12}{'CPU ms':>8}{'load':>7}{columns}{'errors':>8}")
@@ -241,17 +242,9 @@ def main() -> None:
         print(f"batches of {best} take {generator[best] / generator[1]:.2f}x the requests of none")
     found["overload"] = overload(asked.bundle, photos, generator[best], asked.seconds)
     if asked.minutes:
-        with tempfile.TemporaryDirectory(prefix="onevision-store-") as store:
-            found["long_run"] = long_run(
-                [asked.bundle, asked.other],
-                photos,
-                LOADS[0] * generator[best],
-                asked.minutes,
-                asked.reloads,
-                Path(store),
-            )
-    if asked.out:
-        asked.out.write_text(json.dumps(found, indent=2) + "\n")
+        bundles, rate = [asked.bundle, asked.other], LOADS[0] * generator[best]
+        found["long_run"] = long_run(bundles, photos, rate, asked.minutes, asked.reloads, folder / "store")
+    return found
 
 
 if __name__ == "__main__":

@@ -1,18 +1,23 @@
-"""Load for a server: closed loop to find its saturation, open loop for its latency, and what came back."""
+"""Load for a server, by Locust in a process of its own: closed loop for saturation, open loop for latency."""
 
 from __future__ import annotations
 
-import asyncio
-import time
+import json
+import subprocess
+import sys
+import tempfile
 from collections import Counter
 from dataclasses import dataclass, field
+from math import ceil
+from pathlib import Path
 
-import httpx2 as httpx
 import numpy as np
 
 SEED = 7
 PATIENCE = 300.0
 QUANTILES = (50, 95, 99)
+EXPLAINED, UNEXPLAINED = "429 with Retry-After", "429 without Retry-After"
+LOCUSTFILE = Path(__file__).with_name("serving_locustfile.py")
 
 
 @dataclass
@@ -20,12 +25,14 @@ class Tally:
     """What a load met.
 
     Attributes:
-        milliseconds: of every answer, from the moment at which its request should have been sent.
+        seconds: from the start of the load to its last answer.
+        milliseconds: of every answer, from the moment at which its request should have been sent, in steps of 0.1.
         answers: by status code; 0 counts connections that broke.
         unexplained: 429s without a `Retry-After`.
         bundles: which bundles answered.
     """
 
+    seconds: float
     milliseconds: list[float] = field(default_factory=list)
     answers: Counter[int] = field(default_factory=Counter)
     unexplained: int = 0
@@ -41,58 +48,38 @@ class Tally:
         return {f"p{q}": float(np.percentile(self.milliseconds, q)) for q in QUANTILES}
 
 
-def make_client(url: str) -> httpx.AsyncClient:
-    """A client without a limit of connections."""
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=256)
-    return httpx.AsyncClient(base_url=url, timeout=PATIENCE, limits=limits, trust_env=False)
+def run_locust(url: str, photos: Path, system: str, *options: str) -> Tally:
+    """One run of the locustfile, and what it met.
 
-
-async def ask(client: httpx.AsyncClient, photo: bytes, system: str, tally: Tally) -> bool:
-    """Send one search, count how it was answered; whether it was."""
-    try:
-        answer = await client.post("/search", files={"image": photo}, data={"system": system})
-    except httpx.HTTPError:
-        tally.answers[0] += 1
-        return False
-    tally.answers[answer.status_code] += 1
-    if answer.status_code == 200:
-        tally.bundles[answer.json()["bundle"]] += 1
-    if answer.status_code == 429 and "retry-after" not in answer.headers:
-        tally.unexplained += 1
-    return answer.status_code == 200
-
-
-async def saturation(url: str, photos: list[bytes], clients: int, seconds: float, system: str = "generator") -> float:
-    """Answers a second to clients that ask again as soon as they are answered."""
-    tally = Tally()
-    async with make_client(url) as client:
-        started = time.perf_counter()
-
-        async def keep_asking(number: int) -> None:
-            while time.perf_counter() < started + seconds:
-                photo = photos[(sum(tally.answers.values()) + number) % len(photos)]
-                await ask(client, photo, system, tally)
-
-        await asyncio.gather(*(keep_asking(number) for number in range(clients)))
-        return tally.answers[200] / (time.perf_counter() - started)
-
-
-async def open_loop(url: str, photos: list[bytes], rate: float, seconds: float, system: str = "generator") -> Tally:
-    """Requests of a Poisson process of `rate` a second, sent whatever the server does (no coordinated omission)."""
-    rng = np.random.default_rng(SEED)
-    arrivals = np.cumsum(rng.exponential(1 / rate, max(20, int(rate * seconds))))
-    tally = Tally()
-    async with make_client(url) as client:
-        begin = time.perf_counter()
-
-        async def one(number: int) -> None:
-            if await ask(client, photos[number % len(photos)], system, tally):
-                tally.milliseconds.append((time.perf_counter() - begin - arrivals[number]) * 1e3)
-
-        tasks: set[asyncio.Task[None]] = set()
-        for number, arrival in enumerate(arrivals):
-            await asyncio.sleep(max(0.0, begin + arrival - time.perf_counter()))
-            tasks.add(asyncio.create_task(one(number)))
-            tasks = {task for task in tasks if not task.done()}
-        await asyncio.gather(*tasks)
+    Raises:
+        subprocess.CalledProcessError: Locust did not run, or an answer is not of the form that a search has.
+    """
+    command = [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), "--headless"]
+    quiet = ["--only-summary", "--skip-log-setup"]
+    with tempfile.TemporaryDirectory(prefix="onevision-load-") as folder:
+        out = Path(folder) / "statistics.json"
+        about = ["--host", url, "--photos", str(photos), "--system", system, "--out", str(out)]
+        subprocess.run([*command, *about, *quiet, *options], stdin=subprocess.DEVNULL, check=True)
+        found = json.loads(out.read_text())
+    tally = Tally(found["seconds"])
+    for kind in found["searches"]:
+        status, number = int(kind["method"]), kind["num_requests"]
+        tally.answers[status] += number
+        if status == 200:
+            tally.bundles[kind["name"]] += number
+            for milliseconds, times in kind["response_times"].items():
+                tally.milliseconds += [float(milliseconds)] * times
+        tally.unexplained += number * (kind["name"] == UNEXPLAINED)
     return tally
+
+
+def saturation(url: str, photos: Path, clients: int, seconds: float, system: str = "generator") -> float:
+    """Answers a second to clients that ask again as soon as they are answered; seconds are whole."""
+    many = ["--users", str(clients), "--spawn-rate", str(clients), "--run-time", f"{ceil(seconds)}s"]
+    tally = run_locust(url, photos, system, "ClosedLoop", *many, "--stop-timeout", f"{PATIENCE:.0f}")
+    return tally.answers[200] / tally.seconds
+
+
+def open_loop(url: str, photos: Path, rate: float, seconds: float, system: str = "generator") -> Tally:
+    """Requests of a Poisson process of `rate` a second, sent whatever the server does (no coordinated omission)."""
+    return run_locust(url, photos, system, "OpenLoop", "--rate", str(rate), "--seconds", str(seconds))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import subprocess
 import sys
 import threading
 import time
@@ -21,6 +21,7 @@ class Handler(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     turns: list[tuple[int, float]]
+    body: bytes
     count = 0
 
     def do_POST(self) -> None:
@@ -28,13 +29,12 @@ class Handler(BaseHTTPRequestHandler):
         status, seconds = self.turns[Handler.count % len(self.turns)]
         Handler.count += 1
         time.sleep(seconds)
-        body = b'{"bundle": "b"}'
         self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Content-Length", str(len(self.body)))
         if status == 429 and Handler.count % 2:
             self.send_header("Retry-After", "1")
         self.end_headers()
-        self.wfile.write(body)
+        self.wfile.write(self.body)
 
     def log_message(self, *_: object) -> None:
         pass
@@ -42,7 +42,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def url() -> Iterator[str]:
-    Handler.count = 0
+    Handler.count, Handler.body = 0, b'{"bundle": "b"}'
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_address[1]}"
@@ -50,9 +50,15 @@ def url() -> Iterator[str]:
     server.server_close()
 
 
-def test_answers_are_counted_by_status_and_429s_want_a_reason(url: str) -> None:
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    (tmp_path / "photo.jpg").write_bytes(b"photo")
+    return tmp_path
+
+
+def test_answers_are_counted_by_status_and_429s_want_a_reason(url: str, photos: Path) -> None:
     Handler.turns = [(200, 0.0), (429, 0.0), (200, 0.0), (503, 0.0), (429, 0.0)]
-    tally = asyncio.run(open_loop(url, [b"photo"], rate=200.0, seconds=0.2))
+    tally = open_loop(url, photos, rate=200.0, seconds=0.2)
     assert sum(tally.answers.values()) == 40
     assert (tally.answers[200], tally.answers[429], tally.answers[503]) == (16, 16, 8)
     assert tally.errors == 8
@@ -60,17 +66,27 @@ def test_answers_are_counted_by_status_and_429s_want_a_reason(url: str) -> None:
     assert len(tally.milliseconds) == tally.bundles["b"] == 16
 
 
-def test_a_slow_server_does_not_slow_the_arrivals_and_waiting_counts(url: str) -> None:
+def test_a_slow_server_does_not_slow_the_arrivals_and_waiting_counts(url: str, photos: Path) -> None:
     Handler.turns = [(200, 0.5)]
-    began = time.perf_counter()
-    tally = asyncio.run(open_loop(url, [b"photo"], rate=100.0, seconds=0.3))
-    assert time.perf_counter() - began < 10, "one after the other they would take 15 seconds"
+    tally = open_loop(url, photos, rate=100.0, seconds=0.3)
+    assert tally.seconds < 10, "one after the other they would take 15 seconds"
     assert tally.errors == 0
     assert tally.quantiles()["p50"] >= 500
 
 
-def test_a_server_that_is_gone_is_an_error(url: str) -> None:
-    Handler.turns = [(200, 0.01)]
-    assert asyncio.run(saturation(url, [b"photo"], clients=2, seconds=0.2)) > 1
-    tally = asyncio.run(open_loop("http://127.0.0.1:9", [b"photo"], rate=100.0, seconds=0.2))
+def test_a_server_that_is_gone_is_an_error(photos: Path) -> None:
+    tally = open_loop("http://127.0.0.1:9", photos, rate=100.0, seconds=0.2)
     assert tally.errors == sum(tally.answers.values()) == tally.answers[0] == 20
+
+
+def test_clients_ask_again_as_soon_as_they_are_answered(url: str, photos: Path) -> None:
+    Handler.turns = [(200, 0.1)]
+    assert 0 < saturation(url, photos, clients=2, seconds=4) <= 2 / 0.1
+    assert Handler.count > 2
+
+
+def test_an_answer_of_another_form_ends_the_load_with_an_error(url: str, photos: Path) -> None:
+    Handler.turns = [(200, 0.0)]
+    Handler.body = b"{}"
+    with pytest.raises(subprocess.CalledProcessError):
+        open_loop(url, photos, rate=100.0, seconds=0.2)
