@@ -19,7 +19,8 @@ from onevision.serving.champion import Champion
 from onevision.serving.config import ServingConfig
 from onevision.serving.engine import Engine
 from onevision.serving.errors import add_handlers
-from onevision.serving.requests import FORM, JSON, JsonSearch, Search, read_search
+from onevision.serving.photo_url import PhotoFetcher
+from onevision.serving.requests import FORM, JSON, JsonSearch, Search, one_photo, read_search
 from onevision.serving.telemetry import Telemetry
 
 
@@ -30,12 +31,14 @@ def create_app(
     telemetry: Telemetry,
     *,
     window: page.ShopWindow | None = None,
+    photos: PhotoFetcher | None = None,
     failed: Callable[[BaseException], None],
 ) -> FastAPI:
     """The application of one server; it loads its bundle after it has begun to listen.
 
     Args:
         window: what the search page shows beside the hits.
+        photos: fetches photos that searches name by their URL; without it such searches are refused.
         failed: called when the bundle cannot be served and no other is to be waited for.
     """
 
@@ -56,7 +59,7 @@ def create_app(
     @app.post("/search", openapi_extra={"requestBody": _search_body()})
     async def search(request: Request) -> dict[str, Any]:
         with engine.admit():
-            image, asked = await read_search(request, config)
+            image, asked = await read_search(request, config, photos)
             answer, searcher = await engine.answer(image, asked.user, asked.k, asked.only(), asked.system)
         return {"bundle": searcher.bundle.identity, **asdict(answer)}
 
@@ -78,7 +81,7 @@ def _report(task: asyncio.Task[None], failed: Callable[[BaseException], None]) -
 def _search_body() -> dict[str, Any]:
     form = Search.model_json_schema()
     form["properties"]["image"] = {"type": "string", "format": "binary", "description": "the photo"}
-    form["required"] = ["image"]
+    one_photo(form)
     return {"required": True, "content": {FORM: {"schema": form}, JSON: {"schema": JsonSearch.model_json_schema()}}}
 
 

@@ -37,7 +37,7 @@ def serve(
         from onevision.serving.server import serve as run
         from onevision.serving.users import open_users
     except ModuleNotFoundError as error:
-        if error.name not in ("fastapi", "uvicorn", "prometheus_client", "starlette"):
+        if error.name not in ("fastapi", "uvicorn", "prometheus_client", "starlette", "httpcore2"):
             raise
         raise MissingDependencyError("serving needs a web server: pip install 'onevision[serving]'") from None
     from onevision.data.store import cached_download, is_remote

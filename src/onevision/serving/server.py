@@ -16,6 +16,7 @@ from onevision.serving.champion import Champion
 from onevision.serving.config import ServingConfig
 from onevision.serving.engine import Engine
 from onevision.serving.page import ShopWindow
+from onevision.serving.photo_url import PhotoFetcher
 from onevision.serving.telemetry import Telemetry
 from onevision.serving.tracing import Tracing
 from onevision.serving.users import Sequences, UserLookup
@@ -62,8 +63,9 @@ def make_app(sources: Sources, config: ServingConfig, failed: Callable[[BaseExce
         count=lambda outcome: telemetry.lookups.labels(outcome).inc(),
     )
     window = ShopWindow(sources.snapshot) if sources.snapshot else None
+    photos = PhotoFetcher(config, telemetry) if config.photo_hosts else None
     engine = Engine(champion, users, config, telemetry)
-    return create_app(engine, champion, config, telemetry, window=window, failed=failed)
+    return create_app(engine, champion, config, telemetry, window=window, photos=photos, failed=failed)
 
 
 class Server(uvicorn.Server):

@@ -40,7 +40,7 @@ class Telemetry:
         )
         self.stage = Histogram(
             "onevision_stage_seconds",
-            "time of the parts of a search: decode, lookup, queue, rank",
+            "time of the parts of a search: fetch, decode, lookup, queue, rank",
             ["stage"],
             buckets=STAGE_BUCKETS,
             registry=self.registry,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 import torch
 from support.bundles import Shop
 from support.models import make_models
+from support.picture_hosts import PictureHost
 from support.servers import RunningServer
 
 from onevision.artifacts import finish_artifact, open_artifact, start_artifact
@@ -109,3 +112,20 @@ def serve() -> Iterator[Callable[..., RunningServer]]:
     yield start
     for server in running:
         server.stop()
+
+
+@pytest.fixture(scope="session")
+def picture_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PictureHost]:
+    with PictureHost(tmp_path_factory.mktemp("host")) as running:
+        thread = threading.Thread(target=partial(running.serve_forever, poll_interval=0.01))
+        thread.start()
+        yield running
+        running.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def host(picture_host: PictureHost) -> PictureHost:
+    """A TLS server that has not been asked yet."""
+    picture_host.forget()
+    return picture_host

@@ -147,7 +147,10 @@ VALUES = st.recursive(
     max_leaves=8,
 )
 SEARCHES = st.dictionaries(
-    st.sampled_from(["image", "user", "k", "category", "min_price", "max_price", "in_stock", "system", "x"]), VALUES
+    st.sampled_from(
+        ["image", "image_url", "user", "k", "category", "min_price", "max_price", "in_stock", "system", "x"]
+    ),
+    VALUES,
 )
 TENSORS = st.fixed_dictionaries(
     {},
