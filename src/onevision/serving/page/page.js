@@ -48,7 +48,7 @@ async function detect(picture) {
     else if (crop.touched) found = "";
     else {
       crop.place(part);
-      found = part.join() === "0,0,1,1" ? "No part was detected: the whole photo." : "Detected: drag it to where the product is.";
+      found = part.join() === "0,0,1,1" ? "No part was detected: the whole photo." : "Detected here; drag the box if it is wrong.";
     }
   } catch (error) {
     found += error.message;
