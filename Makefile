@@ -10,7 +10,7 @@ ENGINE ?= $(shell command -v podman || command -v docker)
 # uv takes a local wheel folder (for a CPU build of torch, say) by another variable than pip does.
 UV := $(if $(PIP_FIND_LINKS),UV_FIND_LINKS="$(PIP_FIND_LINKS)") $(BIN)/uv
 
-.PHONY: help setup demo smoke test test-fast lint format compile manifests-check images smoke-images fuzz bench bench-pairing bench-quantizer bench-decoding bench-training bench-serving bench-features bench-validation lock
+.PHONY: help setup demo smoke test test-fast lint format compile manifests-check images smoke-images fuzz bench bench-pairing bench-quantizer bench-decoding bench-training bench-serving bench-crop bench-features bench-validation lock
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -68,7 +68,7 @@ smoke-images: setup ## the smoke pipeline inside the built images, a container a
 fuzz: setup ## ten thousand bodies from Schemathesis to the server
 	$(BIN)/pytest tests/unit/serving/test_fuzzed_bodies.py --bodies 10000 -s
 
-bench: bench-pairing bench-quantizer bench-decoding bench-training bench-features bench-validation bench-serving ## all of the following, one after the other
+bench: bench-pairing bench-quantizer bench-decoding bench-training bench-features bench-validation bench-serving bench-crop ## all of the following, one after the other
 
 bench-pairing: setup ## a click log of 20 million events on DuckDB beside pandas (ten minutes, 5 GB)
 	$(BIN)/python benchmarks/bench_pairing.py --out docs/results/pairing.json
@@ -84,6 +84,9 @@ bench-training: setup ## training of the generator beside a plain loop: samples 
 
 bench-serving: setup ## the server under load: batches or none, generator or cascade, overload (five minutes, after a demo)
 	$(BIN)/python benchmarks/bench_serving.py --out docs/results/serving.json
+
+bench-crop: setup ## searching by whole photos, by their middle, and by the crop that the page proposes (a minute, after a demo)
+	$(BIN)/python benchmarks/bench_crop.py runs/latest --out docs/results/crop.json
 
 bench-features: setup ## user sequences: the point-in-time join, and reading a user from SQLite and Redis (a minute)
 	$(BIN)/python benchmarks/bench_features.py --events 500000 --users 10000 --queries 50000 --out docs/results/features.json

@@ -86,7 +86,7 @@ class Page:
 
     def press(self, key: str) -> None:
         """A key of the keyboard, in whatever has the focus."""
-        text = "\r" if key == "Enter" else key
+        text = {"Enter": "\r"}.get(key, key if len(key) == 1 else "")
         for kind in ("keyDown", "keyUp"):
             self.call("Input.dispatchKeyEvent", type=kind, key=key, text=text if kind == "keyDown" else "")
 

@@ -210,15 +210,17 @@ def _read_index(folder: Path) -> pa.Table:
     return index
 
 
-def decode_image(data: bytes, size: int, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def decode_image(data: bytes, size: int, *, whole: bool = False, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Decode a picture to a square: the shorter side becomes `size`, the centre is kept.
+
+    With `whole` it keeps its shape instead: the longer side becomes `size`, nothing is cut off.
 
     EXIF orientation is applied, transparency is laid on white, 16-bit and CMYK become 8-bit RGB. The size in the
     header is checked before a pixel is decoded, and a JPEG is decoded at a reduced DCT scale where the target is
     small. The same bytes give the same pixels.
 
     Returns:
-        (size, size, 3) uint8.
+        (size, size, 3) uint8, or (height, width, 3).
 
     Raises:
         ImageError: not a picture, truncated, or more than `max_pixels` pixels.
@@ -230,12 +232,13 @@ def decode_image(data: bytes, size: int, *, max_pixels: int = MAX_PIXELS) -> np.
     except Exception as error:  # decoders of hostile bytes raise anything
         raise ImageError(f"truncated or damaged {image.format} picture ({error})") from None
     width, height = image.size
-    side = min(width, height)
-    left, top = (width - side) / 2, (height - side) / 2
-    box = (left, top, left + side, top + side)
-    square = _to_rgb(image).resize((size, size), Image.Resampling.BICUBIC, box=box)
+    side = max(width, height) if whole else min(width, height)
+    columns, rows = (max(1, round(size * min(edge, side) / side)) for edge in image.size)
+    left, top = max(0, width - side) / 2, max(0, height - side) / 2
+    box = (left, top, width - left, height - top)
+    picture = _to_rgb(image).resize((columns, rows), Image.Resampling.BICUBIC, box=box)
     turn = _ORIENTATIONS.get(_orientation(image))
-    return np.asarray(square if turn is None else square.transpose(turn))
+    return np.asarray(picture if turn is None else picture.transpose(turn))
 
 
 def check_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> None:

@@ -16,10 +16,12 @@ from numpy.typing import NDArray
 
 from onevision.decoding.filters import ItemFilter
 from onevision.features.definitions import UserSequences
+from onevision.serving.answers import Answer, only_matches
 from onevision.serving.batching import Batcher
 from onevision.serving.champion import Champion
 from onevision.serving.config import ServingConfig
-from onevision.serving.search import GENERATOR, Answer, Searcher, System, only_matches
+from onevision.serving.crop import Box, detect_crop
+from onevision.serving.search import GENERATOR, Searcher, System
 from onevision.serving.telemetry import Telemetry
 from onevision.serving.users import UserLookup
 
@@ -136,6 +138,22 @@ class Engine:
         if not answer.hits:
             self._telemetry.empty.inc()
         return answer, searcher
+
+    async def crop(self, image: bytes) -> Box:
+        """Where in a photo the product is.
+
+        Raises:
+            ImageError: the bytes are no usable picture.
+            NotReadyError, SlowAnswerError: the server's own trouble.
+        """
+        detecting = asyncio.get_running_loop().run_in_executor(
+            self._decoders, detect_crop, image, self.searcher, self._config.max_pixels
+        )
+        try:
+            async with asyncio.timeout(self._config.answer_timeout_s):
+                return await self._timed("crop", detecting)
+        except TimeoutError:
+            raise SlowAnswerError(f"no crop within {self._config.answer_timeout_s:g} s") from None
 
     async def _decode(self, searcher: Searcher, image: bytes) -> NDArray[np.uint8]:
         decoding = asyncio.get_running_loop().run_in_executor(

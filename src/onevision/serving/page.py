@@ -10,7 +10,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import FileResponse
 from PIL import Image
 
@@ -19,6 +19,7 @@ from onevision.reporting.pictures import Thumbnails
 from onevision.serving.config import ServingConfig
 from onevision.serving.engine import Engine
 from onevision.serving.errors import RequestError
+from onevision.serving.requests import read_body
 
 FOLDER = Path(str(resources.files("onevision.serving"))) / "page"
 FILES = ("index.html", "page.css", "page.js", "crop.js")
@@ -72,6 +73,11 @@ def router(engine: Engine, config: ServingConfig, window: ShopWindow | None) -> 
             "pictures": window is not None,
             "users": window.users if window else [],
         }
+
+    @routes.post("/page/crop")
+    async def crop(request: Request) -> dict[str, Any]:
+        with engine.admit():
+            return {"crop": await engine.crop(await read_body(request, config))}
 
     @routes.get("/pictures/{item_id}")
     async def picture(item_id: str) -> Response:

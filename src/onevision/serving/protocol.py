@@ -14,11 +14,11 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from onevision import __version__
+from onevision.serving.answers import Answer
 from onevision.serving.config import ServingConfig
 from onevision.serving.engine import Engine
 from onevision.serving.errors import PROTOCOL, RequestError, explain
 from onevision.serving.requests import MAX_TEXT, decode_base64, read_body
-from onevision.serving.search import Answer
 
 INPUTS = {"image": "BYTES", "user": "BYTES"}
 OUTPUTS = {"item_id": "BYTES", "score": "FP32", "found": "INT32"}

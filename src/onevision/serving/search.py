@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -31,6 +31,7 @@ from onevision.preference.reward import WEIGHTS as REWARD
 from onevision.preference.reward import RewardModel, click_probabilities
 from onevision.pruning.canary import CODES_READ, KEPT_TOKENS, PATCHES, Canary, Seen
 from onevision.publishing.bundle import CATALOGUE, open_bundle
+from onevision.serving.answers import Answer, Hit
 from onevision.serving.cascade import ServedCascade
 
 if TYPE_CHECKING:
@@ -43,55 +44,6 @@ CASCADE: System = "cascade"
 _ranking = threading.Lock()
 """One pass at a time, whichever bundle's: `fast_matmul` sets what holds for the whole process, and oneDNN keeps what it
 prepared for every setting that it meets, so that two passes at once leave hundreds of megabytes behind."""
-
-
-@dataclass(frozen=True)
-class Hit:
-    """One item found.
-
-    Attributes:
-        score: log-probability that this shopper picks it among the items found, or of a cascade its ranker's score;
-            what the hits are ordered by.
-        click_probability: calibrated probability that it is clicked if it is shown; None of a bundle that holds no
-            reward model, and of a cascade.
-        similarity: cosine of photo and item.
-        sid: its semantic ID.
-    """
-
-    item_id: str
-    score: float
-    click_probability: float | None
-    similarity: float
-    sid: tuple[int, ...]
-    category: str
-    price: float
-    title: str | None
-    brand: str | None
-
-
-@dataclass(frozen=True)
-class Answer:
-    """The items found for one photo, best first, what the asker should know about them, and the photo's own codes."""
-
-    hits: list[Hit]
-    notes: list[str]
-    sid: tuple[int, ...]
-
-
-def only_matches(answer: Answer, threshold: float) -> Answer:
-    """The hits that are clicked with a probability of at least `threshold` if they are shown; where there is none, the
-    answer says that nothing matches. Thresholds and what they cost are in the report of `align-preferences`.
-
-    Raises:
-        OneVisionError: a threshold that is no probability, or hits without one.
-    """
-    if not 0 <= threshold <= 1:
-        raise OneVisionError(f"the threshold is {threshold}; give a probability, from 0 to 1")
-    if any(hit.click_probability is None for hit in answer.hits):
-        raise OneVisionError("this bundle's hits have no click probability; publish one with a newer library")
-    hits = [hit for hit in answer.hits if (hit.click_probability or 0.0) >= threshold]
-    notes = [] if hits else [f"no match: no item is clicked with a probability of {threshold:g} or more"]
-    return replace(answer, hits=hits, notes=[*answer.notes, *notes])
 
 
 class Searcher:
@@ -184,7 +136,18 @@ class Searcher:
 
     def decode(self, image: bytes, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
         """A photo as `rank` takes it: (S, S, 3); `ImageError` if the bytes are no usable picture."""
-        return decode_image(image, self._encoder.image_size, max_pixels=max_pixels)
+        return decode_image(image, self.image_size, max_pixels=max_pixels)
+
+    @property
+    def image_size(self) -> int:
+        """S, pixels a side of a photo as `rank` takes it."""
+        return self._encoder.image_size
+
+    def nearest_cosine(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Cosine of decoded photos (N, S, S, 3) with the item that is nearest to each, (N,)."""
+        with _ranking:
+            seen, _ = self._look(pixels)
+        return (seen.embedding @ self._ranker.catalogue.embedding.T).max(axis=1)
 
     def rank(
         self,
@@ -268,9 +231,8 @@ class Searcher:
             try:
                 pixels.append(self.decode(data))
             except ImageError as error:
-                raise ImageError(
-                    f"photo {row + 1} of {len(images)}: {error}" if len(images) > 1 else str(error)
-                ) from None
+                place = f"photo {row + 1} of {len(images)}: " if len(images) > 1 else ""
+                raise ImageError(f"{place}{error}") from None
         return np.stack(pixels)
 
     def _hits(

@@ -158,6 +158,18 @@ def test_pictures_of_any_shape_become_squares(kind: str) -> None:
         assert (pixels.shape, pixels.dtype) == ((32, 32, 3), np.uint8)
 
 
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_a_whole_picture_keeps_its_shape(kind: str) -> None:
+    shapes = {(300, 40): (4, 32), (40, 300): (32, 4), (1, 1): (32, 32), (900, 2): (1, 32)}
+    for (width, height), shape in shapes.items():
+        assert decode_image(encode(noise(width, height), kind), 32, whole=True).shape == (*shape, 3)
+    wide = Image.new("RGB", (120, 40), "red")
+    wide.paste("blue", (60, 0, 120, 40))
+    pixels = decode_image(encode(wide), 12, whole=True)
+    assert (pixels[:, :5] == (255, 0, 0)).all()
+    assert (pixels[:, 7:] == (0, 0, 255)).all()
+
+
 def test_the_centre_is_kept() -> None:
     wide = Image.new("RGB", (120, 40), "red")
     wide.paste("blue", (40, 0, 80, 40))

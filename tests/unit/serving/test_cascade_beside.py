@@ -25,8 +25,9 @@ from onevision.evaluation.searches import Searches
 from onevision.features.definitions import UserSequences
 from onevision.features.queries import QuerySet
 from onevision.publishing.promotion import upload_bundle
+from onevision.serving.answers import Hit
 from onevision.serving.config import ServingConfig
-from onevision.serving.search import CASCADE, Hit, Searcher
+from onevision.serving.search import CASCADE, Searcher
 from onevision.serving.server import Server, Sources
 
 Serve = Callable[..., RunningServer]

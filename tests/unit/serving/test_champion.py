@@ -15,8 +15,9 @@ from support.servers import RunningServer, wait_until
 from onevision.artifacts import open_artifact
 from onevision.data.store import read_pointer, swap_pointer
 from onevision.publishing.promotion import BUNDLES, upload_bundle
+from onevision.serving.answers import Answer
 from onevision.serving.champion import load
-from onevision.serving.search import Answer, Searcher
+from onevision.serving.search import Searcher
 
 Serve = Callable[..., RunningServer]
 

@@ -54,6 +54,17 @@ def test_a_decompression_bomb_is_refused_by_its_header(server: RunningServer) ->
     refused(server.search(png_header(3_000, 3_000)), 400, "3000 x 3000")
 
 
+def test_a_crop_is_detected_within_the_same_limits(server: RunningServer, photo: bytes) -> None:
+    post = server.client.post
+    assert set(post("/page/crop", content=photo).json()) == {"crop"}
+    refused(post("/page/crop", content=b""), 400, "unusable_image")
+    refused(post("/page/crop", content=b"no picture"), 400, "unusable_image")
+    refused(post("/page/crop", content=photo[: len(photo) // 2]), 400, "unusable_image")
+    refused(post("/page/crop", content=png_header(3_000, 3_000)), 400, "3000 x 3000")
+    refused(post("/page/crop", content=bytes(int(CAP_MB * 1e6) + 1)), 413, "too_large")
+    assert server.metric("onevision_pending_photos") == 0
+
+
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "GIF"])
 def test_a_truncated_picture_is_refused_in_every_format(server: RunningServer, form: str) -> None:
     stream = io.BytesIO()

@@ -24,7 +24,8 @@ from onevision.features.queries import QuerySet
 from onevision.generator.token_pruning import PruningSetting
 from onevision.preference.reward import RewardModel
 from onevision.pruning.canary import Seen
-from onevision.serving.search import Searcher, only_matches
+from onevision.serving.answers import only_matches
+from onevision.serving.search import Searcher
 
 BEAM_WIDTH = 64
 """What `support.bundles` says the evaluation was measured with."""

@@ -62,7 +62,10 @@ def test_a_person_crops_a_photo_and_searches_as_two_users(server: RunningServer,
         page.wait_for("document.querySelectorAll('select option').length == 5")
         assert page.value("document.getElementById('go').disabled")
         page.choose_file("#photo", photo)
-        page.wait_for("!document.getElementById('stage').hidden")
+        page.wait_for(
+            "!document.getElementById('stage').hidden && !document.getElementById('found').textContent.endsWith('...')"
+        )
+        page.value("document.getElementById('whole').click()")
         box = page.value("JSON.parse(JSON.stringify(document.getElementById('crop').getBoundingClientRect()))")
         assert box["width"] == pytest.approx(100, abs=1)
         page.drag((box["x"] + 50, box["y"] + 50), (box["x"] - 200, box["y"] + 50))
@@ -151,3 +154,78 @@ def test_a_mistake_is_shown_to_the_person(server: RunningServer, tmp_path: Path)
         page.choose_file("#photo", tmp_path / "text.png")
         page.wait_for("document.getElementById('status').textContent.includes('no picture')")
         assert page.value("document.getElementById('go').disabled")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+def test_a_person_starts_from_the_detected_crop(
+    serve: Callable[..., RunningServer], bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An untrained encoder sees no product anywhere, so that here whatever stands out is taken."""
+    monkeypatch.setattr("onevision.serving.crop.LEAD", -10.0)
+    running = serve(bundle=str(bundle))
+    picture = Image.new("RGB", (400, 200), "grey")
+    picture.paste("orange", (300, 20, 360, 80))
+    for name in ("1200.png", "390.png"):
+        picture.save(tmp_path / name)
+    left, top, right, bottom = running.client.post("/page/crop", content=(tmp_path / "390.png").read_bytes()).json()[
+        "crop"
+    ]
+    assert left < 0.75 < 0.9 < right < 1
+    assert 0 < top < 0.1 < 0.4 < bottom < 1
+    frame = "(({x, y, width, height}) => [x, y, width, height])(document.getElementById('%s').getBoundingClientRect())"
+    found = "document.getElementById('found').textContent"
+    with Page() as page:
+        page.call("Page.navigate", url=running.url)
+        page.wait_for("document.querySelectorAll('select option').length == 5")
+        for width, height, mobile in ((1200, 1000, False), (390, 800, True)):
+            page.call(
+                "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=mobile
+            )
+            page.value("document.getElementById('whole').click()")
+            page.choose_file("#photo", tmp_path / f"{width}.png")
+            page.wait_for(f"{found}.startsWith('Detected')")
+            x, y, across, down = page.value(frame % "canvas")
+            detected = page.value(frame % "crop")
+            expected = [x + left * across, y + top * down, (right - left) * across, (bottom - top) * down]
+            assert detected == pytest.approx(expected, abs=2), "the box shows what the server found"
+            assert page.value("document.documentElement.scrollWidth") <= width
+        middle = (detected[0] + detected[2] / 2, detected[1] + detected[3] / 2)
+        page.drag(middle, (middle[0] - 100, middle[1] + 20))
+        assert page.value(frame % "crop")[:2] == pytest.approx([detected[0] - 100, detected[1] + 20], abs=2)
+        whole = [x + across / 4, y, down, down]
+        page.value("document.getElementById('whole').click()")
+        assert page.value(frame % "crop") == pytest.approx(whole, abs=2)
+        assert page.value(found) == ""
+        page.value("document.getElementById('crop').focus()")
+        page.press("-")
+        assert page.value(frame % "crop")[2] < down
+        page.press("Escape")
+        assert page.value(frame % "crop") == pytest.approx(whole, abs=2)
+        assert page.errors == []
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+def test_a_person_who_is_faster_than_the_detection_keeps_their_crop(
+    server: RunningServer, photo: bytes, tmp_path: Path
+) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).write_bytes(photo)
+    with Page() as page:
+        page.call("Page.navigate", url=server.url)
+        page.wait_for("document.querySelectorAll('select option').length == 5")
+        page.value(
+            "window.go = null; window.fetch = (path) => new Promise((resolve) => { window.go = () => resolve("
+            "path === '/page/crop' && new Response('{\"crop\": [0.5, 0.5, 0.9, 0.9]}')); }); 0"
+        )
+        page.choose_file("#photo", tmp_path / "one")
+        page.wait_for("window.go !== null")
+        page.value("document.getElementById('crop').focus()")
+        page.press("-")
+        mine = page.value("document.getElementById('crop').style.cssText")
+        page.value("window.go()")
+        page.wait_for("document.getElementById('found').textContent === ''")
+        assert page.value("document.getElementById('crop').style.cssText") == mine
+        page.value('window.fetch = async () => new Response(\'{"error": {"message": "too many"}}\', {status: 429}); 0')
+        page.choose_file("#photo", tmp_path / "two")
+        page.wait_for("document.getElementById('found').textContent.includes('too many')")
+        assert not page.value("document.getElementById('go').disabled"), "the whole photo can be searched with"

@@ -19,8 +19,9 @@ from onevision.data.snapshot import Snapshot
 from onevision.decoding.filters import ItemFilter
 from onevision.errors import ArtifactError, OneVisionError, RecipeError
 from onevision.recipe import section_of
+from onevision.serving.answers import Answer, Hit
 from onevision.serving.config import ServingConfig
-from onevision.serving.search import Answer, Hit, Searcher
+from onevision.serving.search import Searcher
 from onevision.serving.server import Server, Sources
 
 Serve = Callable[..., RunningServer]

@@ -51,20 +51,8 @@ def render_chunk(
     """Pixels (B, S, S, 3) uint8 and JPEG quality (B,) of a chunk of pictures."""
     order = np.argsort(catalogue.category[items], kind="stable")
     items, kinds = items[order], kinds[order]
-    batch = len(items)
-    pose = _draw_pose(catalogue.category[items], kinds, rng)
-    surface, look = Surface.empty(batch, size), _look(catalogue, items, kinds)
-    picture = np.empty((batch, 3, size, size), np.float32)
-    bounds = np.searchsorted(catalogue.category[items], np.arange(len(CATEGORIES) + 1))
-    for category, first, last in zip(CATEGORIES, bounds[:-1], bounds[1:], strict=True):
-        if first < last:
-            rows = slice(int(first), int(last))
-            parts = category.build(catalogue.shape[items[rows]])
-            _frame(pose, rows, *extent(parts, pose.rotation[rows]))
-            cast(parts, pose[rows], surface[rows])
-            picture[rows] = shade(surface[rows], pose[rows], look[rows], ambient=0.45)
-    shopper = kinds >= USER_PHOTO
-    alpha = surface.coverage[:, None]
+    picture, alpha = cut_outs(catalogue, items, kinds, size, rng)
+    batch, shopper = len(items), kinds >= USER_PHOTO
     ground = np.ones_like(picture)
     ground[shopper] = backdrops.draw(int(shopper.sum()), rng)
     _drop_shadow(ground, shopper)
@@ -75,6 +63,24 @@ def render_chunk(
     pixels = np.clip(picture * 255.0 + 0.5, 0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
     back = np.argsort(order, kind="stable")
     return np.ascontiguousarray(pixels[back]), quality[back]
+
+
+def cut_outs(
+    catalogue: Catalogue, items: Floats, kinds: Floats, size: int, rng: np.random.Generator
+) -> tuple[Floats, Floats]:
+    """Products before nothing, in the order of their categories: colours (B, 3, S, S) and coverage (B, 1, S, S)."""
+    pose = _draw_pose(catalogue.category[items], kinds, rng)
+    surface, look = Surface.empty(len(items), size), _look(catalogue, items, kinds)
+    picture = np.empty((len(items), 3, size, size), np.float32)
+    bounds = np.searchsorted(catalogue.category[items], np.arange(len(CATEGORIES) + 1))
+    for category, first, last in zip(CATEGORIES, bounds[:-1], bounds[1:], strict=True):
+        if first < last:
+            rows = slice(int(first), int(last))
+            parts = category.build(catalogue.shape[items[rows]])
+            _frame(pose, rows, *extent(parts, pose.rotation[rows]))
+            cast(parts, pose[rows], surface[rows])
+            picture[rows] = shade(surface[rows], pose[rows], look[rows], ambient=0.45)
+    return picture, surface.coverage[:, None]
 
 
 def encode_jpegs(pixels: Floats, quality: Floats) -> Iterator[bytes]:

@@ -1,10 +1,21 @@
 // A square crop over a canvas: drag it, drag its corner, or use the keys. The encoder looks at squares.
+// `touched` says whether the person has moved it since the picture came.
 
 const LEAST = 24; // pixels on the page
 
+/** Fill a canvas with a part of a picture, transparency on white, as the server does. */
+function draw(canvas, picture, x, y, width, height) {
+  const pen = canvas.getContext("2d");
+  pen.fillStyle = "white";
+  pen.fillRect(0, 0, canvas.width, canvas.height);
+  pen.drawImage(picture, x, y, width, height, 0, 0, canvas.width, canvas.height);
+}
+
+const jpeg = (canvas) => new Promise((resolve) => canvas.toBlob(resolve, "image/jpeg", 0.92));
+
 export class Crop {
   constructor(canvas, box, handle) {
-    Object.assign(this, { canvas, box, handle, x: 0, y: 0, side: 0 });
+    Object.assign(this, { canvas, box, handle, x: 0, y: 0, side: 0, touched: false });
     box.addEventListener("pointerdown", (event) => this.#grab(event));
     box.addEventListener("keydown", (event) => this.#key(event));
     new ResizeObserver(() => this.#draw()).observe(canvas);
@@ -16,11 +27,26 @@ export class Crop {
     const scale = Math.min(1, 720 / Math.max(picture.width, picture.height));
     this.canvas.width = Math.max(1, Math.round(picture.width * scale));
     this.canvas.height = Math.max(1, Math.round(picture.height * scale));
-    this.canvas.getContext("2d").drawImage(picture, 0, 0, this.canvas.width, this.canvas.height);
-    this.side = Math.min(this.canvas.width, this.canvas.height);
-    this.x = (this.canvas.width - this.side) / 2;
-    this.y = (this.canvas.height - this.side) / 2;
-    this.#draw();
+    draw(this.canvas, picture, 0, 0, picture.width, picture.height);
+    this.touched = false;
+    this.whole();
+  }
+
+  /** Put the crop on the greatest square in the middle of a part of the picture, given in fractions of it. */
+  place([left, top, right, bottom]) {
+    const { width, height } = this.canvas;
+    const side = Math.min((right - left) * width, (bottom - top) * height);
+    this.#move(((left + right) * width - side) / 2, ((top + bottom) * height - side) / 2, side);
+  }
+
+  /** Put the crop on the whole picture. */
+  whole() {
+    this.place([0, 0, 1, 1]);
+  }
+
+  /** The whole picture as it is shown, at most 720 pixels a side, as a JPEG blob. */
+  overview() {
+    return jpeg(this.canvas);
   }
 
   /** The cropped part of the picture in its own resolution, at most 1024 pixels a side, as a JPEG blob. */
@@ -29,11 +55,8 @@ export class Crop {
     const source = this.side * scale;
     const out = document.createElement("canvas");
     out.width = out.height = Math.max(1, Math.round(Math.min(1024, source)));
-    const pen = out.getContext("2d");
-    pen.fillStyle = "white"; // as the server lays transparency on white
-    pen.fillRect(0, 0, out.width, out.height);
-    pen.drawImage(this.picture, this.x * scale, this.y * scale, source, source, 0, 0, out.width, out.height);
-    return new Promise((resolve) => out.toBlob(resolve, "image/jpeg", 0.92));
+    draw(out, this.picture, this.x * scale, this.y * scale, source, source);
+    return jpeg(out);
   }
 
   #move(x, y, side) {
@@ -54,6 +77,7 @@ export class Crop {
 
   #grab(event) {
     event.preventDefault();
+    this.touched = true;
     this.box.focus();
     this.box.setPointerCapture(event.pointerId);
     const zoom = this.canvas.clientWidth / this.canvas.width || 1;
@@ -78,8 +102,10 @@ export class Crop {
       "+": [0, 0, step], "-": [0, 0, -step],
     };
     const move = moves[event.key];
-    if (!move) return;
+    if (!move && event.key !== "Escape") return;
     event.preventDefault();
+    this.touched = true;
+    if (!move) return this.whole();
     this.#move(this.x + move[0], this.y + move[1], this.side + move[2]);
   }
 }

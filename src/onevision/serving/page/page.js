@@ -1,4 +1,4 @@
-// The search page: a photo, a crop, one search as user A and one as user B, by the generator and, if asked, the cascade.
+// The search page: a photo, the crop that the server finds in it, one search as user A and one as user B, by the generator and, if asked, the cascade.
 import { Crop } from "/page/crop.js";
 
 const $ = (id) => document.getElementById(id);
@@ -30,9 +30,30 @@ async function take(file) {
   } catch {
     return say("This file is no picture that the browser can read.", true);
   }
-  $("stage").hidden = false;
+  $("stage").hidden = $("part").hidden = false;
   $("go").disabled = false;
   say("");
+  await detect(crop.picture);
+}
+
+/** Start from the part in which the server sees the product, unless the person was faster or has another photo. */
+async function detect(picture) {
+  $("found").textContent = "Looking for the product ...";
+  let found = "The product was looked for in vain: ";
+  try {
+    const answer = await fetch("/page/crop", { method: "POST", body: await crop.overview() });
+    const { crop: part, error } = await answer.json();
+    if (picture !== crop.picture) return;
+    if (error) found += error.message;
+    else if (crop.touched) found = "";
+    else {
+      crop.place(part);
+      found = part.join() === "0,0,1,1" ? "No part was detected: the whole photo." : "Detected here; drag the box if it is wrong.";
+    }
+  } catch (error) {
+    found += error.message;
+  }
+  if (picture === crop.picture) $("found").textContent = found;
 }
 
 async function ask(photo, user, system) {
@@ -110,6 +131,11 @@ form.addEventListener("submit", async (event) => {
   }
 });
 
+$("whole").addEventListener("click", () => {
+  crop.touched = true;
+  crop.whole();
+  $("found").textContent = "";
+});
 $("photo").addEventListener("change", (event) => take(event.target.files[0]));
 for (const name of ["dragover", "dragleave", "drop"]) {
   $("drop").addEventListener(name, (event) => {
