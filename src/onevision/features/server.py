@@ -47,8 +47,8 @@ class PublishedFeatures:
         self.in_work = 0
         self._store = open_project(publication.project)
         self._service = self._store.get_feature_service(SERVICE)
-        self._store.registry.write_engine.dispose()
         self._app = get_app(self._store, registry_ttl_sec=0)
+        self._store.registry.write_engine.dispose()  # the registry has been read
         self._app.router.routes[:] = [route for route in self._app.routes if getattr(route, "path", None) in READS]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
