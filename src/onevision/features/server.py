@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -106,15 +106,16 @@ class FeatureServer:
             return _unavailable(f"the features of {features.publication.as_of} cannot be read")
         return JSONResponse(asdict(features.publication))
 
-    async def follow(self) -> None:
-        """Look for a newer publication, for ever."""
-        while True:
+    async def follow(self, stopping: asyncio.Event) -> None:
+        """Look for a newer publication until it is stopping; redis-py may swallow a cancellation alone."""
+        while not stopping.is_set():
             try:
                 await self._look()
             except Exception:
                 self._missing = "the shared feature store cannot be opened: the server's log says why"
                 log.exception("the shared feature store cannot be opened")
-            await asyncio.sleep(self._look_s)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stopping.wait(), self._look_s)
 
     async def _look(self) -> None:
         for idle in [features for features in self._over if not features.in_work]:
@@ -144,8 +145,10 @@ def create_app(look_s: float = LOOK_S) -> Starlette:
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        following = asyncio.create_task(server.follow())
+        stopping = asyncio.Event()
+        following = asyncio.create_task(server.follow(stopping))
         yield
+        stopping.set()
         following.cancel()
         await asyncio.gather(following, return_exceptions=True)
 
