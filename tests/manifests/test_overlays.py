@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import typer.main
 import yaml
 
 from manifests.check import check, main
-from manifests.workloads import OVERLAYS, Object, of_kind, pods, render, renderer
+from manifests.workloads import OVERLAYS, Object, Pod, of_kind, pods, render, renderer, selects
 from onevision.cli import app
 from onevision.recipe import section_of
 from onevision.serving.config import ServingConfig
@@ -25,6 +26,7 @@ if renderer() is None:
     pytest.skip("neither kubectl nor kustomize is on this machine", allow_module_level=True)
 RENDERED = {folder.name: render(folder) for folder in sorted(OVERLAYS.iterdir())}
 OURS = {"kubeflow", "onevision"}
+SCALER = "HorizontalPodAutoscaler"
 
 
 @pytest.fixture(params=list(RENDERED))
@@ -81,17 +83,75 @@ def test_everything_is_in_the_two_namespaces(objects: list[Object]) -> None:
     assert {item["metadata"]["namespace"] for item in objects if item["kind"] != "Namespace"} == OURS
 
 
+def serve_pods(objects: list[Object], command: str) -> list[Pod]:
+    """Pods of the serve image whose arguments begin with this command."""
+    images = [pod for pod in pods(objects) if "onevision-serve" in pod.containers[0]["image"].replace("/", "-")]
+    return [pod for pod in images if pod.containers[0]["args"][0] == command]
+
+
 def test_the_servers_options_are_those_of_the_command(objects: list[Object]) -> None:
     command: Any = typer.main.get_command(app)
-    servers = [pod for pod in pods(objects) if "onevision-serve" in pod.containers[0]["image"].replace("/", "-")]
+    servers = serve_pods(objects, "serve")
     assert servers
     for pod in servers:
-        words = pod.spec["containers"][0]["args"]
+        words = pod.containers[0]["args"]
         context = command.commands[words[0]].make_context("serve", list(words[1:]))
         assert context.params["host"] == "0.0.0.0"
         assert (context.params["bundle"] is None) != (context.params["store"] is None)
         grace = pod.spec.get("terminationGracePeriodSeconds", 30)
         assert section_of(ServingConfig, context.params["overrides"] or []).drain_s < grace
+
+
+@pytest.mark.parametrize("overlay", ["dev", "prod", "prod-kserve", "prod-canary"])
+def test_the_feature_server_runs_the_command_where_clients_redis_and_the_registry_expect_it(
+    overlay: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"": "production", "_REDIS": "redis:6379", "_REGISTRY": "sqlite://"}.items():
+        monkeypatch.setenv(f"FEATURE_STORE{name}", value)
+    server = pytest.importorskip("onevision.features.server")
+    command: Any = typer.main.get_command(app)
+    objects = RENDERED[overlay]
+    (pod,) = serve_pods(objects, "features")
+    container = pod.containers[0]
+    group, name, *words = container["args"]
+    asked = command.commands[group].commands[name].make_context(name, list(words)).params
+    assert asked == {"host": "0.0.0.0", "port": container["ports"][0]["containerPort"]}
+    assert pod.spec["terminationGracePeriodSeconds"] > server.DRAIN_S + 5
+    assert container["envFrom"] == [{"secretRef": {"name": "onevision-feature-store"}}]
+    paths = {route.path for route in server.create_app().routes}
+    assert {container[f"{kind}Probe"]["httpGet"]["path"] for kind in ("startup", "readiness", "liveness")} <= paths
+    policies = {item["metadata"]["name"]: item["spec"] for item in of_kind(objects, "NetworkPolicy")}
+    reached = [port["port"] for rule in policies["onevision-features"]["egress"] for port in rule["ports"]]
+    assert sorted(reached) == [53, 53, 5432, 6379]
+    (entry,) = policies["onevision-features"]["ingress"]
+    assert entry["from"] == [{"namespaceSelector": {"matchLabels": {"onevision/features": "allowed"}}}]
+    assert entry["ports"] == [{"port": asked["port"], "protocol": "TCP"}]
+    allowed = [source["podSelector"] for source in policies["onevision-redis"]["ingress"][0]["from"]]
+    assert any(selects(selector, pod.labels) for selector in allowed)
+
+
+def test_everything_at_its_most_fits_the_quota(objects: list[Object]) -> None:
+    """Servers at the autoscalers' maximum, and one more of each while it is replaced."""
+    (quota,) = of_kind(objects, "ResourceQuota")
+    most = {s["spec"]["scaleTargetRef"]["name"]: s["spec"]["maxReplicas"] for s in of_kind(objects, SCALER)}
+    taken: Counter[str] = Counter()
+    for pod in pods(objects):
+        if pod.owner["metadata"].get("namespace") != quota["metadata"]["namespace"]:
+            continue
+        copies = most.get(pod.owner["metadata"]["name"], 0) + 1
+        if pod.owner["kind"] == "InferenceService":
+            copies = pod.owner["spec"]["predictor"]["maxReplicas"] + 1
+        for side, amounts in pod.containers[0]["resources"].items():
+            for name, amount in amounts.items():
+                taken[f"{side}.{name}"] += copies * amount_of(amount)
+    assert {name: amount for name, amount in taken.items() if amount > amount_of(quota["spec"]["hard"][name])} == {}
+
+
+def amount_of(text: str) -> float:
+    """A Kubernetes quantity of processors, or of bytes in binary units."""
+    units = {"m": 1e-3, "Mi": 2.0**20, "Gi": 2.0**30}
+    number, unit = re.fullmatch(r"([0-9.]+)(m|Mi|Gi)?", str(text)).groups()  # type: ignore[union-attr]
+    return float(number) * units.get(unit, 1.0)
 
 
 def test_the_tasks_of_the_night_run_in_the_image_that_submits_them(objects: list[Object]) -> None:

@@ -5,28 +5,17 @@ from __future__ import annotations
 import os
 import re
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
 import httpx2 as httpx
 import psutil
+from support.in_thread import PATIENCE, InThread, wait_until
 
 from onevision.serving.config import ServingConfig
 from onevision.serving.server import Server, Sources
-
-PATIENCE = 240.0
-
-
-def wait_until(condition: Callable[[], Any]) -> None:
-    """Look again and again until it holds, for `PATIENCE` seconds at most."""
-    until = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < until, "the server did not get there in time"
-        time.sleep(0.02)
 
 
 class Listening:
@@ -58,18 +47,10 @@ class RunningServer(Listening):
     def __init__(self, *, ready: bool = True, settings: dict[str, Any] | None = None, **sources: Any) -> None:
         config = ServingConfig(**({"poll_s": 0.05, "lookup_timeout_ms": 2000} | (settings or {})))
         self.server = Server(Sources(**sources), config, host="127.0.0.1", port=0)
-        self.thread = threading.Thread(target=self.server.run)
-        self.thread.start()
-        wait_until(lambda: self.server.started or not self.thread.is_alive())
-        sockets = [socket for listening in self.server.servers for socket in listening.sockets]
-        if not self.thread.is_alive() or not sockets:  # it gave up as soon as it had begun
-            return
-        super().__init__(f"http://127.0.0.1:{sockets[0].getsockname()[1]}")
-
-    def stop(self) -> None:
-        self.server.should_exit = True
-        self.thread.join(PATIENCE)
-        assert not self.thread.is_alive()
+        running = InThread(self.server)
+        self.thread, self.stop = running.thread, running.stop
+        if running.url:
+            super().__init__(running.url)
 
 
 class ServerProcess(Listening):

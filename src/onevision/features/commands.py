@@ -12,11 +12,6 @@ features_app = typer.Typer(
 )
 
 
-@features_app.callback()
-def _features() -> None:
-    """Keep `publish` a command of its own: Typer drops the name of an only one."""
-
-
 @features_app.command("publish")
 def publish(features: Annotated[Path, typer.Argument(help="features artifact")]) -> None:
     """Fill the shared store (FEATURE_STORE=production) from a features artifact; servers then read it."""
@@ -24,3 +19,17 @@ def publish(features: Annotated[Path, typer.Argument(help="features artifact")])
 
     served = publish_features(features)
     print(f"servers read the features of {served.as_of}, artifact {served.features}")
+
+
+@features_app.command("serve")
+def serve(
+    host: Annotated[str, typer.Option(help="address to listen at; 0.0.0.0 for all of them")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535)] = 6566,
+) -> None:
+    """Serve the shared store over HTTP: Feast's feature server, reading only, always on the newest publication."""
+    from onevision.features.repository import require_feast
+
+    require_feast()
+    from onevision.features.server import serve as run
+
+    run(host=host, port=port)

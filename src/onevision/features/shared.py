@@ -32,6 +32,8 @@ SERVED = "served"
 LOOK_S = 60.0
 """Seconds between two looks at the pointer."""
 
+NOTHING_PUBLISHED = "the shared store holds no features yet: run onevision features publish"
+
 
 @dataclass(frozen=True)
 class Publication:
@@ -77,7 +79,7 @@ def _publish(artifact: Artifact) -> Publication:
     project = f"onevision_{as_of:%Y%m%dT%H%M%S}_{artifact.identity[:12]}"
     new = Publication(project, as_of.isoformat(), artifact.identity)
     index = open_project()
-    served = _served(index)
+    served = served_publication(index)
     if served and (served == new or datetime.fromisoformat(served.as_of) > as_of):
         return served
     store = open_project(project)
@@ -116,7 +118,7 @@ class SharedFeatures:
         if time.monotonic() >= self._next_look and self._looking.acquire(blocking=False):
             threading.Thread(target=self._look_and_release, name="features", daemon=True).start()
         if self._online is None:
-            raise ArtifactError("the shared store holds no features yet: run onevision features publish")
+            raise ArtifactError(NOTHING_PUBLISHED)
         return self._online.sequences(user_id, at)
 
     def _look_and_release(self) -> None:
@@ -128,7 +130,7 @@ class SharedFeatures:
     def _look(self) -> None:
         try:
             self._index = self._index or open_project()
-            served = _served(self._index)
+            served = served_publication(self._index)
             if served and served != self._publication:
                 online = OnlineFeatures(open_project(served.project), as_of=datetime.fromisoformat(served.as_of))
                 online.sequences("")  # the first read is the slow one
@@ -147,7 +149,8 @@ def open_project(project: str | None = None) -> Any:
     return FeatureStore(config=RepoConfig(**{**raw, "project": project or raw["project"]}))
 
 
-def _served(index: Any) -> Publication | None:
+def served_publication(index: Any) -> Publication | None:
+    """What servers read now, by the pointer in `open_project()`; None before the first publication."""
     value = index.registry.get_project_metadata(index.project, SERVED)
     return Publication(**json.loads(value)) if value else None
 

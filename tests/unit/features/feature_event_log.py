@@ -1,5 +1,6 @@
 """A small random event log full of ties and late rows, and the sequences that it means, by brute force."""
 
+import json
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -8,11 +9,14 @@ import pyarrow.parquet as pq
 
 from onevision.artifacts import finish_artifact, start_artifact
 from onevision.data.contract import EVENT_TYPES, EVENTS, IMAGES, TIMESTAMP, USERS
+from onevision.features.config import FeaturesConfig
 from onevision.features.definitions import SEQUENCES
+from onevision.features.stage import run
 
 BEGIN = datetime(2025, 3, 1, tzinfo=UTC)
 AS_OF = BEGIN + timedelta(days=8)
 MICROSECOND = timedelta(microseconds=1)
+CONFIG = FeaturesConfig(recent_length=4, long_length=9, intent_ttl_days=1, order_ttl_days=2, taste_ttl_days=4)
 INTERACTIONS = ("click", "cart", "order")
 USER_IDS = [f"u{k}" for k in range(7)]
 QUERIES = pa.schema([("query_id", pa.string()), ("user_id", pa.string()), ("ts", TIMESTAMP), ("split", pa.string())])
@@ -73,6 +77,20 @@ def write_log(folder, rows, queries, as_of=AS_OF, people=USER_IDS):
     pq.write_table(pa.Table.from_pylist(queries, schema=QUERIES), pairs / "queries.parquet")
     finish_artifact(pairs, "pairs")
     return snapshot, pairs
+
+
+def features_artifact(folder, rows, as_of=AS_OF, without=None):
+    """A features artifact of these events; of a shop that has deleted an account, if `without` names one."""
+    query = {"query_id": "q", "user_id": "u1", "ts": BEGIN + timedelta(days=2), "split": "test"}
+    snapshot, pairs = write_log(folder, rows, [query], as_of)
+    if without is not None:
+        users = pq.read_table(snapshot / USERS.file)
+        pq.write_table(users.filter([user != without for user in users["user_id"].to_pylist()]), snapshot / USERS.file)
+        manifest = json.loads((snapshot / "manifest.json").read_text())
+        del manifest["files"][USERS.file]
+        (snapshot / "manifest.json").write_text(json.dumps(manifest))
+    run(snapshot=snapshot, pairs=pairs, out=folder / "out", config=CONFIG, seed=7)
+    return folder / "out"
 
 
 def expected(rows, user, time, config):

@@ -11,19 +11,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from feature_event_log import AS_OF, BEGIN, MICROSECOND, QUERIES, USER_IDS, expected, random_log, write_log
+from feature_event_log import AS_OF, BEGIN, CONFIG, MICROSECOND, QUERIES, USER_IDS, expected, random_log, write_log
 
 from onevision.artifacts import open_artifact
 from onevision.errors import ArtifactError, ContractError, MissingDependencyError
 from onevision.features import history, repository
-from onevision.features.config import FeaturesConfig
 from onevision.features.definitions import SEQUENCES, UserSequences
 from onevision.features.history import SCHEMA, historical_rows
 from onevision.features.online import OnlineFeatures
 from onevision.features.stage import run
 
 # Lives of days, so that a log of six days holds sequences that are alive, and some that are not any more.
-CONFIG = FeaturesConfig(recent_length=4, long_length=9, intent_ttl_days=1, order_ttl_days=2, taste_ttl_days=4)
 LOG = random_log(11)
 
 

@@ -11,17 +11,15 @@ from datetime import timedelta
 import numpy as np
 import pyarrow as pa
 import pytest
-from feature_event_log import BEGIN, MICROSECOND, QUERIES, expected, random_log, write_log
+from feature_event_log import BEGIN, CONFIG, MICROSECOND, QUERIES, expected, random_log, write_log
 
 from onevision.features import repository
-from onevision.features.config import FeaturesConfig
 from onevision.features.definitions import SEQUENCES
 from onevision.features.history import SCHEMA, historical_rows
 from onevision.features.online import OnlineFeatures
 from onevision.features.sequences import write_sources
 from onevision.features.shared import open_project
 
-CONFIG = FeaturesConfig(recent_length=4, long_length=9, intent_ttl_days=1, order_ttl_days=2, taste_ttl_days=4)
 PEOPLE = [f"u{k}" for k in range(280)]
 LOG = random_log(31, events=4000, people=PEOPLE)
 BY_USER = {user: [row for row in LOG if row["user_id"] == user] for user in PEOPLE}

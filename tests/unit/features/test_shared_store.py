@@ -1,44 +1,24 @@
 """The target `production` on a Redis that the tests start: what is published is what servers read."""
 
-import json
 import time
 from dataclasses import asdict
 from datetime import timedelta
 
-import pyarrow.parquet as pq
 import pytest
-from feature_event_log import AS_OF, BEGIN, USER_IDS, expected, random_log, write_log
+from feature_event_log import AS_OF, BEGIN, CONFIG, USER_IDS, expected, features_artifact, random_log
 
-from onevision.data.contract import USERS
 from onevision.errors import ArtifactError, SettingError
 from onevision.features import shared
-from onevision.features.config import FeaturesConfig
 from onevision.features.definitions import UserSequences
 from onevision.features.shared import SharedFeatures, publish_features
-from onevision.features.stage import run
 from onevision.features.targets import chosen_target, configuration
 
-CONFIG = FeaturesConfig(recent_length=4, long_length=9, intent_ttl_days=1, order_ttl_days=2, taste_ttl_days=4)
 LOG = random_log(21)
-QUERY = {"query_id": "q", "user_id": "u1", "ts": BEGIN + timedelta(days=2), "split": "test"}
-
-
-def artifact(folder, rows, as_of=AS_OF, without=None):
-    """A features artifact of these events; of a shop that has deleted an account, if `without` names one."""
-    snapshot, pairs = write_log(folder, rows, [QUERY], as_of)
-    if without is not None:
-        users = pq.read_table(snapshot / USERS.file)
-        pq.write_table(users.filter([user != without for user in users["user_id"].to_pylist()]), snapshot / USERS.file)
-        manifest = json.loads((snapshot / "manifest.json").read_text())
-        del manifest["files"][USERS.file]
-        (snapshot / "manifest.json").write_text(json.dumps(manifest))
-    run(snapshot=snapshot, pairs=pairs, out=folder / "out", config=CONFIG, seed=7)
-    return folder / "out"
 
 
 @pytest.fixture(scope="module")
 def first(tmp_path_factory):
-    return artifact(tmp_path_factory.mktemp("first"), LOG)
+    return features_artifact(tmp_path_factory.mktemp("first"), LOG)
 
 
 def redis_keys(address):
@@ -73,7 +53,7 @@ def test_a_new_day_with_late_events_and_a_deleted_account_replaces_the_day_befor
     }
     rows = [*(r for r in LOG if r["user_id"] != "u4"), late]
     day = timedelta(days=1)
-    today = publish_features(artifact(tmp_path, rows, AS_OF + day, without="u4"))
+    today = publish_features(features_artifact(tmp_path, rows, AS_OF + day, without="u4"))
     assert today.project > yesterday.project
     wait_for(lambda: users.as_of == AS_OF + day, users)
     at = AS_OF  # the orders of u2 are alive
@@ -89,7 +69,7 @@ def test_the_publication_before_stays_until_the_next(production, first, tmp_path
     publish_features(first)
     behind = SharedFeatures(look_s=9999)
     for day in (1, 2):
-        publish_features(artifact(tmp_path / str(day), LOG, AS_OF + timedelta(days=day)))
+        publish_features(features_artifact(tmp_path / str(day), LOG, AS_OF + timedelta(days=day)))
         if day == 1:
             assert asdict(behind.sequences("u3")) == expected(LOG, "u3", AS_OF, CONFIG)
     assert len(redis_keys(production)) == 2 * len(USER_IDS)
@@ -101,7 +81,7 @@ def test_half_a_publication_is_never_read(production, first, tmp_path, monkeypat
     with monkeypatch.context() as broken:
         broken.setattr(shared, "materialize", lambda store, until: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            publish_features(artifact(tmp_path, LOG, AS_OF + timedelta(days=1)))
+            publish_features(features_artifact(tmp_path, LOG, AS_OF + timedelta(days=1)))
     assert SharedFeatures().as_of == AS_OF
     publish_features(tmp_path / "out")
     assert SharedFeatures().as_of == AS_OF + timedelta(days=1)
