@@ -78,7 +78,7 @@ def _publish(artifact: Artifact) -> Publication:
     as_of = datetime.fromisoformat(artifact.extra["as_of"])
     project = f"onevision_{as_of:%Y%m%dT%H%M%S}_{artifact.identity[:12]}"
     new = Publication(project, as_of.isoformat(), artifact.identity)
-    index = open_project()
+    index = open_project(make_tables=True)
     served = served_publication(index)
     if served and (served == new or datetime.fromisoformat(served.as_of) > as_of):
         return served
@@ -141,17 +141,29 @@ class SharedFeatures:
         self._next_look = time.monotonic() + self._look_s
 
 
-def open_project(project: str | None = None) -> Any:
-    """A Feast store of the target `production`, on a publication's project or on the one that points to it."""
+def open_project(project: str | None = None, *, make_tables: bool = False) -> Any:
+    """A Feast store of the target `production`, on a publication's project or on the one that points to it.
+
+    Args:
+        make_tables: make the registry's tables where there are none yet. Who publishes does, alone: Feast fails where
+            two make them at the same moment.
+    """
     from feast import FeatureStore, RepoConfig
 
     raw = configuration(PRODUCTION)
-    return FeatureStore(config=RepoConfig(**{**raw, "project": project or raw["project"]}))
+    registry = {**raw["registry"], "schema_mode": "auto" if make_tables else "verify"}
+    return FeatureStore(config=RepoConfig(**{**raw, "registry": registry, "project": project or raw["project"]}))
 
 
 def served_publication(index: Any) -> Publication | None:
     """What servers read now, by the pointer in `open_project()`; None before the first publication."""
-    value = index.registry.get_project_metadata(index.project, SERVED)
+    from feast.infra.registry.sql import FeastRegistrySchemaError
+
+    try:
+        registry = index.registry
+    except FeastRegistrySchemaError:
+        return None
+    value = registry.get_project_metadata(index.project, SERVED)
     return Publication(**json.loads(value)) if value else None
 
 

@@ -201,6 +201,16 @@ class ChoiceModel(nn.Module):
         scores: Tensor = self(self.known(shoppers, items), log_p.masked_fill(~valid, 0.0), taste, valid)
         return scores.masked_fill(~valid, -torch.inf)
 
+    def history_effect(self, shoppers: Shoppers, items: Tensor) -> Tensor:
+        """(B, C) log-probability that a shopper picks each of the items (B, C) among these, less that of somebody of
+        whom nothing is known, with the same photo; 0 where there is no item (-1).
+        """
+        stranger = shoppers._replace(
+            segment=torch.zeros_like(shoppers.segment), histories=torch.full_like(shoppers.histories, -1)
+        )
+        own, strangers = (self.score(who, items, torch.zeros(items.shape)) for who in (shoppers, stranger))
+        return (own - strangers).masked_fill(items < 0, 0.0)
+
     # --- Guidance of the beams
 
     def node_traits(self, trie: Trie, bucket: Tensor) -> list[Tensor]:

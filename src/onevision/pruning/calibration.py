@@ -180,12 +180,16 @@ class Sweep:
 
 
 def choose(baseline: Point, points: list[Point], config: PruningConfig) -> Point | None:
-    """The cheapest setting within the budget, or None if only reading every token is."""
+    """The cheapest setting within the budget, or None if only reading every token is.
+
+    What early opening gains is not for sale: a setting's loss is that against the best of all, not the baseline.
+    """
+    best10, best50 = (max(values) for values in zip(*((p.hr10, p.hr50) for p in [baseline, *points]), strict=True))
     allowed = [
         p
         for p in points
-        if baseline.hr10 - p.hr10 <= config.max_loss
-        and baseline.hr50 - p.hr50 <= config.max_loss
+        if best10 - p.hr10 <= config.max_loss
+        and best50 - p.hr50 <= config.max_loss
         and p.worst_department_loss <= config.max_department_loss
         and p.cost < baseline.cost
     ]

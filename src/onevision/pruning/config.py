@@ -15,7 +15,7 @@ class PruningConfig(Section):
         (200, 400, 800), description="semantic IDs that branches may hold when beams are opened, swept"
     )
     margins: tuple[float, ...] = Field(
-        (5.0, 6.0, 8.0),
+        (6.0, 8.0, 10.0),
         description="nats behind the best beam at which beams are given up, swept alone and with those",
     )
     history: tuple[int, ...] = Field((3,), description="newest items of each history in the prompt, swept")
@@ -30,7 +30,7 @@ class PruningConfig(Section):
         (1 / 3, 2 / 3), min_length=1, description="share of its layers that all patches go through, swept with each"
     )
     max_loss: float = Field(
-        0.001, ge=0, description="HR@10 and HR@50 that may be lost overall on the validation days it is chosen by"
+        0.003, ge=0, description="HR@10 and HR@50 that a setting may lose overall, against the best of all settings"
     )
     max_department_loss: float = Field(
         0.02, ge=0, description="HR@10 that may be lost in a department, which has few queries"

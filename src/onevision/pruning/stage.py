@@ -122,7 +122,8 @@ def _sweep_tower(sweep: Sweep, baseline: Point, found: Found, config: PruningCon
     """On top of what was found, patches leave the image tower; their attention too must beat rules without it."""
     base = found.chosen or baseline
     points = _measured(sweep, TOWER_STRATEGIES, config, base.setting)
-    chosen = choose(baseline, points, config)
+    chosen = choose(baseline, [base, *points], config)
+    chosen = None if chosen is base else chosen
     point = chosen or points[len(points) // 2]
     size = max(1, round(point.tower.patches_mean)) if point.tower else 1
     controls = [

@@ -17,6 +17,8 @@ class Hit:
         click_probability: calibrated probability that it is clicked if it is shown; None of a bundle that holds no
             reward model, and of a cascade.
         similarity: cosine of photo and item.
+        history: by how much the shopper's history and profile make it likelier than for somebody nobody knows, as a
+            difference of log-probabilities among the hits; 0 for the latter, None of a cascade.
         sid: its semantic ID.
     """
 
@@ -24,6 +26,7 @@ class Hit:
     score: float
     click_probability: float | None
     similarity: float
+    history: float | None
     sid: tuple[int, ...]
     category: str
     price: float

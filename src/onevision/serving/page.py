@@ -10,6 +10,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import pyarrow.compute as pc
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import FileResponse
 from PIL import Image
@@ -23,22 +24,36 @@ from onevision.serving.requests import read_body
 
 FOLDER = Path(str(resources.files("onevision.serving"))) / "page"
 FILES = ("index.html", "page.css", "page.js", "crop.js")
-PICTURE, CACHED_PICTURES, SHOWN_USERS = 240, 2048, 50
+PICTURE, CACHED_PICTURES, SHOWN_USERS, SAMPLES = 240, 2048, 50, 8
 POLICY = "default-src 'self'; img-src 'self' blob: data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 HEADERS = {"Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
 
 
 class ShopWindow:
-    """Pictures and some users of a snapshot, for trying a server out."""
+    """Pictures, and some users and shoppers' photos, of a snapshot, for trying a server out."""
 
     def __init__(self, snapshot: str) -> None:
-        shop = Snapshot.open(snapshot, verify=False)
+        self._shop = shop = Snapshot.open(snapshot, verify=False)
         self._thumbnails = Thumbnails(shop, PICTURE)
-        users = shop.table("events")["user_id"].value_counts().to_pylist()
+        events = shop.table("events")
+        users = events["user_id"].value_counts().to_pylist()
         users.sort(key=lambda row: (-row["counts"], row["values"]))
         self.users = [row["values"] for row in users[:SHOWN_USERS]]
         """The busiest ones first."""
+        asked = events.filter(pc.is_valid(events["query_image_id"])).sort_by(
+            [("ts", "descending"), ("query_id", "ascending")]
+        )
+        self.samples: list[str] = asked["query_image_id"].unique().slice(0, SAMPLES).to_pylist()
+        """Photos of the newest searches, by `image_id`."""
         self.picture = lru_cache(CACHED_PICTURES)(self._picture)
+
+    def sample(self, image_id: str) -> tuple[bytes, str] | None:
+        """A sample as it was sent, and its media type; None of any other picture."""
+        if image_id not in self.samples:
+            return None
+        data = self._shop.images.read(image_id)
+        with Image.open(io.BytesIO(data)) as image:
+            return data, Image.MIME[image.format or ""]
 
     def _picture(self, item_id: str) -> bytes | None:
         pixels = self._thumbnails.item_pixels(item_id)
@@ -72,6 +87,7 @@ def router(engine: Engine, config: ServingConfig, window: ShopWindow | None) -> 
             "max_k": config.max_k,
             "pictures": window is not None,
             "users": window.users if window else [],
+            "samples": window.samples if window else [],
         }
 
     @routes.post("/page/crop")
@@ -85,5 +101,13 @@ def router(engine: Engine, config: ServingConfig, window: ShopWindow | None) -> 
         if data is None:
             raise RequestError(404, "not_found", "no picture of this item")
         return Response(data, media_type="image/jpeg", headers={"Cache-Control": "max-age=3600"})
+
+    @routes.get("/samples/{image_id}")
+    async def sample(image_id: str) -> Response:
+        found = await asyncio.to_thread(window.sample, image_id) if window else None
+        if found is None:
+            raise RequestError(404, "not_found", "no sample of this name")
+        data, media_type = found
+        return Response(data, media_type=media_type, headers={**HEADERS, "Cache-Control": "max-age=3600"})
 
     return routes

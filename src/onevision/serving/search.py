@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow.parquet as pq
+import torch
 from numpy.typing import NDArray
 
 from onevision.artifacts import Artifact
@@ -184,6 +185,7 @@ class Searcher:
         queries = QuerySet.asked_now(seen.embedding, seen.category, seen.tokens, users)
         allowed = None if only is None else only.allowed(self._items)
         clicks: list[list[float | None]] = [[None] * k for _ in users]
+        history = clicks
         if cascade:
             items, scores = cascade.rank(queries, k, allowed)
         else:
@@ -191,12 +193,15 @@ class Searcher:
             items, scores = ranking.items, ranking.scores
             if allowed is None:
                 self._watch(ranking, patches)
-            if self._reward and (choice := self._ranker.choice):
-                clicks = click_probabilities(self._reward, choice, choice.read(queries), items, scores).tolist()
+            if choice := self._ranker.choice:
+                shoppers = choice.read(queries)
+                history = choice.history_effect(shoppers, torch.from_numpy(items)).tolist()
+                if self._reward:
+                    clicks = click_probabilities(self._reward, choice, shoppers, items, scores).tolist()
         notes = ["answered by the cascade"] if cascade else []
         own = self._ranker.model.quantizer.encode(queries.embedding).tolist()
         return [
-            Answer(self._hits(items[row], scores[row], clicks[row], photo), notes, tuple(own[row]))
+            Answer(self._hits(items[row], scores[row], clicks[row], history[row], photo), notes, tuple(own[row]))
             for row, photo in enumerate(queries.embedding)
         ]
 
@@ -240,6 +245,7 @@ class Searcher:
         items: NDArray[np.int64],
         scores: NDArray[np.float32],
         clicks: Sequence[float | None],
+        history: Sequence[float | None],
         photo: NDArray[np.float32],
     ) -> list[Hit]:
         codes, embedding = self._ranker.catalogue.codes, self._ranker.catalogue.embedding
@@ -249,12 +255,13 @@ class Searcher:
                 score=float(score),
                 click_probability=click,
                 similarity=float(embedding[item] @ photo),
+                history=effect,
                 sid=tuple(codes[item].tolist()),
                 category=self._shown["category"][item],
                 price=self._price[item],
                 title=self._shown["title"][item],
                 brand=self._shown["brand"][item],
             )
-            for item, score, click in zip(items.tolist(), scores.tolist(), clicks, strict=True)
+            for item, score, click, effect in zip(items.tolist(), scores.tolist(), clicks, history, strict=True)
             if item >= 0
         ]

@@ -12,5 +12,5 @@ def production(tmp_path, monkeypatch):
     with redis_server(tmp_path) as address:
         monkeypatch.setenv("FEATURE_STORE", "production")
         monkeypatch.setenv("FEATURE_STORE_REDIS", f"{address},socket_timeout=2")
-        monkeypatch.setenv("FEATURE_STORE_REGISTRY", f"sqlite:///{tmp_path}/registry.db")
+        monkeypatch.setenv("FEATURE_STORE_REGISTRY", f"sqlite:///{tmp_path}/registry.db?timeout=60")
         yield address

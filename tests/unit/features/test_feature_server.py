@@ -20,7 +20,7 @@ from onevision.features.server import READS, create_app
 from onevision.features.shared import SharedFeatures, publish_features
 
 LOG = random_log(21)
-LOOK_S = 0.05
+LOOK_S = 0.2
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,6 @@ def first(tmp_path_factory):
 @pytest.fixture
 def client(production):
     """A client of a feature server that looks for publications all the time."""
-    server.open_project()  # makes the registry's tables: Feast fails where two do so at the same moment
     running = InThread(uvicorn.Server(uvicorn.Config(create_app(LOOK_S), port=0, log_config=None)))
     with httpx.Client(base_url=running.url, timeout=PATIENCE, trust_env=False) as client:
         yield client

@@ -82,7 +82,7 @@ def test_online_rows_of_sqlite(folder, tmp_path):
 
 
 def test_online_rows_of_redis(folder, production):
-    store = open_project("parity")
+    store = open_project("parity", make_tables=True)
     repository.apply_definitions(store, folder)
     assert_equal(online_rows(store))
 

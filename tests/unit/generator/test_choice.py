@@ -16,7 +16,7 @@ from onevision.artifacts import read_json, write_json
 from onevision.decoding.ranker import GeneratorRanker
 from onevision.errors import ArtifactError
 from onevision.features.queries import QuerySet
-from onevision.generator.choice import FEATURES, SETTINGS, WEIGHTS, ChoiceModel, Shoppers
+from onevision.generator.choice import FEATURES, HISTORIES, SETTINGS, WEIGHTS, ChoiceModel, Shoppers
 from onevision.generator.choice_fitting import fit_choice
 from onevision.generator.choice_items import item_table
 from onevision.generator.choice_training import calibrate_choice, choice_loss, clicks_among, nearest_candidates
@@ -82,6 +82,24 @@ def test_scores_are_those_of_plain_loops() -> None:
         shares = model.intent.softmax(0).numpy()
         expected = sum(share * np.exp(one) / np.exp(one).sum() for share, one in zip(shares, logits, strict=True))
         np.testing.assert_allclose(scores[row].exp().numpy(), expected, rtol=2e-3, atol=1e-6)
+
+
+def test_the_effect_of_a_history_is_that_of_leaving_it_out() -> None:
+    model = make_choice()
+    shoppers = model.read(QUERIES)
+    items = torch.stack([torch.randperm(len(CATALOGUE.item_ids))[:5] for _ in range(len(QUERIES))])
+    items[0, 3:] = -1
+    effect = model.history_effect(shoppers, items)
+    nobody = dataclasses.replace(
+        QUERIES, segment=[None] * len(QUERIES), **{name: [[] for _ in QUERIES.segment] for name in HISTORIES}
+    )
+    no_codes = torch.zeros(items.shape)
+    strangers = model.score(model.read(nobody), items, no_codes)
+    expected = model.score(shoppers, items, no_codes) - strangers
+    torch.testing.assert_close(effect[items >= 0], expected[items >= 0])
+    assert effect.abs().max() > 0.1
+    assert (effect[0, 3:] == 0).all()
+    assert (model.history_effect(model.read(nobody), items) == 0).all()
 
 
 def test_what_was_taken_lately_and_often_counts_more() -> None:

@@ -35,6 +35,13 @@ def test_a_setting_that_loses_too_much_anywhere_is_not_chosen(bad: dict[str, flo
     assert choose(BASE, [point("x", **bad)], PruningConfig()) is None
 
 
+def test_what_a_setting_gains_is_not_given_away_by_a_cheaper_one() -> None:
+    points = [point("opened", hr10=0.61, mflops=40), point("cheaper", hr10=0.605, mflops=10), point("like", hr10=0.608)]
+    chosen = choose(BASE, points, PruningConfig())
+    assert chosen is not None
+    assert chosen.name == "opened"
+
+
 def test_controls_keep_the_number_they_are_given() -> None:
     mass = torch.rand(5, 16, generator=torch.Generator().manual_seed(0))
     for rule in (top_k(6), random_k(6, 0), centre_crop(6)):

@@ -16,7 +16,7 @@ from onevision.artifacts import open_artifact
 from onevision.data.snapshot import Snapshot
 from onevision.data.store import read_pointer, swap_pointer
 from onevision.publishing.promotion import upload_bundle
-from onevision.serving.page import FILES, FOLDER
+from onevision.serving.page import FILES, FOLDER, SAMPLES
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +51,21 @@ def test_the_page_learns_about_the_server(server: RunningServer, bundle: Path, t
     assert about["users"]
 
 
+def test_samples_are_the_photos_of_the_newest_searches_as_they_were_sent(
+    server: RunningServer, tiny_snapshot: Path
+) -> None:
+    shop, samples = Snapshot.open(tiny_snapshot), server.client.get("/page/about").json()["samples"]
+    asked = [row for row in shop.table("events").to_pylist() if row["query_image_id"]]
+    newest = sorted(asked, key=lambda row: (-row["ts"].timestamp(), row["query_id"]))
+    assert samples == list(dict.fromkeys(row["query_image_id"] for row in newest))[:SAMPLES]
+    assert len(samples) == SAMPLES
+    answer = server.client.get(f"/samples/{samples[0]}")
+    assert answer.content == shop.images.read(samples[0])
+    assert answer.headers["content-type"] == Image.MIME[Image.open(io.BytesIO(answer.content)).format or ""]
+    for other in ("none", "..%2f..%2fetc%2fpasswd", next(iter(shop.table("images")["image_id"].to_pylist()))):
+        assert server.client.get(f"/samples/{other}").status_code == 404
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 def test_a_person_crops_a_photo_and_searches_as_two_users(server: RunningServer, tmp_path: Path) -> None:
     photo = tmp_path / "photo.png"
@@ -83,7 +98,8 @@ def test_a_person_crops_a_photo_and_searches_as_two_users(server: RunningServer,
         assert page.value("document.querySelectorAll('.answer li').length") == 20
         assert "shared with the photo" in page.value("document.querySelector('.why').textContent")
         assert "cold user" in page.value("document.querySelector('.answer .quiet').textContent")
-        page.wait_for("[...document.images].slice(0, 4).every((i) => i.complete && i.naturalWidth == 240)")
+        shown = "[...document.querySelectorAll('.answer img')].slice(0, 4)"
+        page.wait_for(f"{shown}.every((i) => i.complete && i.naturalWidth == 240)")
         pixel = page.value(
             "createImageBitmap(fetched[0]).then((b) => { const c = new OffscreenCanvas(b.width, b.height);"
             "const p = c.getContext('2d'); p.drawImage(b, 0, 0);"
@@ -143,6 +159,26 @@ def test_the_box_is_there_only_where_a_cascade_answers(
             page.wait_for("document.getElementById('bundle')?.textContent.startsWith('bundle')")
             assert page.value("document.getElementById('beside').hidden")
             assert ("the cascade is off" in page.value("document.getElementById('bundle').textContent")) is said
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+def test_a_person_picks_a_sample(server: RunningServer, tiny_snapshot: Path) -> None:
+    about = server.client.get("/page/about").json()
+    with Page() as page:
+        page.call("Page.navigate", url=server.url)
+        page.wait_for(f"document.querySelectorAll('#samples img').length == {SAMPLES}")
+        page.wait_for("[...document.querySelectorAll('#samples img')].every((i) => i.complete && i.naturalWidth)")
+        page.value("document.querySelectorAll('#samples button')[1].focus()")
+        page.press("Enter")
+        page.wait_for("!document.getElementById('go').disabled")
+        page.wait_for("!document.getElementById('found').textContent.endsWith('...')")
+        page.value("document.getElementById('whole').click()")
+        page.value("document.getElementById('go').click()")
+        page.wait_for("document.querySelectorAll('.answer li').length")
+        photo = Snapshot.open(tiny_snapshot).images.read(about["samples"][1])
+        best = server.search(photo, k=1).json()["hits"][0]["item_id"]
+        assert best in page.value("document.querySelector('.about').textContent")
+        assert page.errors == []
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")

@@ -21,6 +21,20 @@ async function about() {
   form.k.max = found.max_k;
   for (const user of found.users) $("users").append(new Option(user));
   for (const name of found.categories) form.category.append(new Option(name, name));
+  $("samples").hidden = !found.samples.length;
+  for (const id of found.samples) $("samples").append(sample(`/samples/${encodeURIComponent(id)}`));
+}
+
+/** A shopper's photo of the shop's own, to try out. */
+function sample(address) {
+  const button = $("sample").content.cloneNode(true).firstElementChild;
+  button.firstElementChild.src = address;
+  button.addEventListener("click", async () => {
+    const answer = await fetch(address);
+    if (answer.ok) take(await answer.blob());
+    else say("This sample cannot be read.", true);
+  });
+  return button;
 }
 
 async function take(file) {
@@ -95,7 +109,9 @@ function card(hit, own) {
     get(".codes").append(part);
   });
   const codes = shared === 1 ? "1 code" : `${shared} codes`;
-  get(".why").textContent = `${codes} shared with the photo, similarity ${hit.similarity.toFixed(2)}, score ${hit.score.toFixed(2)}`;
+  const why = [`${codes} shared with the photo`, `similarity ${hit.similarity.toFixed(2)}`];
+  if (hit.history) why.push(`history ${hit.history > 0 ? "+" : ""}${hit.history.toFixed(2)}`);
+  get(".why").textContent = [...why, `score ${hit.score.toFixed(2)}`].join(", ");
   return node;
 }
 
