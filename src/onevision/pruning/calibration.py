@@ -182,18 +182,24 @@ class Sweep:
 def choose(baseline: Point, points: list[Point], config: PruningConfig) -> Point | None:
     """The cheapest setting within the budget, or None if only reading every token is.
 
-    What early opening gains is not for sale: a setting's loss is that against the best of all, not the baseline.
+    What early opening gains is not for sale: no other setting within the budget may find more than the budget more, at
+    10 or at 50 items, without finding as much less at the other.
     """
-    best10, best50 = (max(values) for values in zip(*((p.hr10, p.hr50) for p in [baseline, *points]), strict=True))
     allowed = [
         p
         for p in points
-        if best10 - p.hr10 <= config.max_loss
-        and best50 - p.hr50 <= config.max_loss
+        if baseline.hr10 - p.hr10 <= config.max_loss
+        and baseline.hr50 - p.hr50 <= config.max_loss
         and p.worst_department_loss <= config.max_department_loss
         and p.cost < baseline.cost
     ]
-    return min(allowed, key=lambda p: (p.cost, p.name)) if allowed else None
+    unbeaten = [p for p in allowed if not any(_beats(rival, p, config.max_loss) for rival in allowed)]
+    return min(unbeaten, key=lambda p: (p.cost, p.name)) if unbeaten else None
+
+
+def _beats(rival: Point, point: Point, budget: float) -> bool:
+    gains = (rival.hr10 - point.hr10, rival.hr50 - point.hr50)
+    return max(gains) > budget and min(gains) >= -budget
 
 
 def beats_controls(attention: Point, controls: list[Point]) -> bool:

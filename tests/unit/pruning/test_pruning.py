@@ -40,6 +40,10 @@ def test_what_a_setting_gains_is_not_given_away_by_a_cheaper_one() -> None:
     chosen = choose(BASE, points, PruningConfig())
     assert chosen is not None
     assert chosen.name == "opened"
+    sides = [point("ten", hr10=0.61, hr50=0.8), point("fifty", hr10=0.6, hr50=0.81, mflops=40)]
+    assert choose(BASE, sides, PruningConfig()) is sides[1], "neither gives the other's gain away"
+    far = point("lossy", hr10=0.58, hr50=0.9, mflops=30)
+    assert choose(BASE, [*sides, far], PruningConfig()) is sides[1], "no rival, since it breaks the budget"
 
 
 def test_controls_keep_the_number_they_are_given() -> None:
