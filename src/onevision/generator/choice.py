@@ -201,15 +201,25 @@ class ChoiceModel(nn.Module):
         scores: Tensor = self(self.known(shoppers, items), log_p.masked_fill(~valid, 0.0), taste, valid)
         return scores.masked_fill(~valid, -torch.inf)
 
+    @torch.inference_mode()
     def history_effect(self, shoppers: Shoppers, items: Tensor) -> Tensor:
         """(B, C) log-probability that a shopper picks each of the items (B, C) among these, less that of somebody of
         whom nothing is known, with the same photo; 0 where there is no item (-1).
         """
+        if not (shoppers.segment.any() or (shoppers.histories >= 0).any()):
+            return torch.zeros(items.shape)
         stranger = shoppers._replace(
             segment=torch.zeros_like(shoppers.segment), histories=torch.full_like(shoppers.histories, -1)
         )
-        own, strangers = (self.score(who, items, torch.zeros(items.shape)) for who in (shoppers, stranger))
-        return (own - strangers).masked_fill(items < 0, 0.0)
+        valid, items = items >= 0, items.clamp_min(0)
+        known, tastes, log_p = self.known(shoppers, items), self.tastes(items), torch.zeros(items.shape)
+        strangers = known.clone()
+        strangers[..., FEATURES.index("again")] = 0.0
+        own, others = (
+            self(features, log_p, (tastes @ self.user(who)[..., None]).squeeze(-1), valid)
+            for features, who in ((known, shoppers), (strangers, stranger))
+        )
+        return (own - others).masked_fill(~valid, 0.0)
 
     # --- Guidance of the beams
 
