@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from onevision.decoding.ranker import GeneratorRanker
 from onevision.features.queries import QuerySet
 from onevision.generator.choice import ChoiceModel
+from onevision.generator.choice_fitting import OPENED
 from onevision.generator.modelling import Generator
 from onevision.metrics.bootstrap import mean_intervals
 from onevision.metrics.ranking import hit_rate, ndcg
@@ -102,6 +103,7 @@ def measure(
     catalogue = Catalogue.open(run / "semantic_ids")
     parent = ChoiceModel.from_pretrained(parent_path, catalogue)
     ranker = GeneratorRanker(Generator.from_pretrained(parent_path).freeze(), catalogue, parent)
+    ranker.use_pruning(OPENED)
     splits = ("train", "validation", "test")
     train, held_out, test = (open_searches(run, ranker, parent, split, PreferenceConfig()) for split in splits)
     before = held_out.values(parent, catalogue), test.values(parent, catalogue)

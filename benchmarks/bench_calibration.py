@@ -14,6 +14,7 @@ import torch
 
 from onevision.decoding.ranker import GeneratorRanker
 from onevision.features.queries import QuerySet
+from onevision.generator.choice_fitting import OPENED
 from onevision.preference.calibration import expected_calibration_error, reliability
 from onevision.preference.config import PreferenceConfig
 from onevision.preference.reward import RewardModel
@@ -26,6 +27,7 @@ def errors(run: Path) -> tuple[int, float, float, float]:
     generator = run / "generator_aligned"
     ranker = GeneratorRanker.open(run / "encoder", run / "semantic_ids", generator)
     assert ranker.choice is not None, f"{generator} has no choice model"
+    ranker.use_pruning(OPENED)
     queries = QuerySet.load(run / "pairs", run / "encoder", run / "features", split="test", clicked_only=False)
     found, log_p = ranker.find(queries, PreferenceConfig().beam_width)
     slates = make_slates(ranker.choice, queries, ranker.catalogue, found, log_p, counted=False)
