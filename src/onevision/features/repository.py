@@ -33,9 +33,10 @@ _IMPORT_LOCK = threading.Lock()
 
 
 def require_feast() -> None:
-    """Import Feast (4 to 12 seconds), or say which extra to install."""
+    """Import Feast (3 seconds), or say which extra to install."""
     try:
-        importlib.import_module("feast")
+        with _unchecked_arguments():
+            importlib.import_module("feast")
     except ImportError as error:
         raise MissingDependencyError(
             f"user sequences need Feast ({error}); install it with: pip install 'onevision[features]'"
@@ -132,6 +133,20 @@ def quiet() -> Iterator[None]:
         contextlib.redirect_stderr(nowhere),
     ):
         yield
+
+
+@contextlib.contextmanager
+def _unchecked_arguments() -> Iterator[None]:
+    """Import without typeguard's checks of arguments, for which it parses the source of Feast's classes at every import:
+    half of the seconds. `feast apply` has them still."""
+    import typeguard
+
+    checked = typeguard.typechecked
+    typeguard.typechecked = lambda target: target  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        typeguard.typechecked = checked
 
 
 def _load_definitions(folder: Path) -> list[Any]:
