@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from onevision.allocator import keep_freed_memory
 from onevision.artifacts import MANIFEST, open_artifact
 from onevision.errors import MissingDependencyError, OneVisionError
 from onevision.processes import process_count, process_rank
@@ -61,6 +62,7 @@ def run_stage(
     # Process 0 may be writing already when another comes here.
     target = Path(out) if process_rank() else check_output_folder(Path(out))
     values = load_recipe(recipe, overrides)
+    keep_freed_memory()
     arguments = _parameters(stage, parameters or {})
     if "recipe_hash" in stage.parameters:
         arguments.setdefault("recipe_hash", values.hash())

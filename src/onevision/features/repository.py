@@ -137,8 +137,8 @@ def quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _unchecked_arguments() -> Iterator[None]:
-    """Import without typeguard's checks of arguments, for which it parses the source of Feast's classes at every import:
-    half of the seconds. `feast apply` has them still."""
+    """Import without typeguard's checks of arguments, which `feast apply` has still: for them it parses the source of
+    Feast's classes at every import, half of the seconds."""
     import typeguard
 
     checked = typeguard.typechecked
