@@ -39,6 +39,11 @@ NOW = 1_750_000_000_000_000
 ALONE = Group(0, 1, torch.device("cpu"))
 
 
+def thumbnails(catalogue: Catalogue, seed: int = 5) -> np.ndarray:
+    """Random vectors as thumbnails of a catalogue's items."""
+    return np.random.default_rng(seed).normal(size=(len(catalogue.item_ids), 6)).astype(np.float32)
+
+
 def make_catalogue(items: int = 40, seed: int = 0) -> tuple[Catalogue, ResidualKMeans]:
     """Random unit vectors as items, with semantic IDs by residual k-means; some share an ID."""
     rng = np.random.default_rng(seed)

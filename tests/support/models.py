@@ -96,6 +96,7 @@ def _write_features(paths: dict[str, Path]) -> None:
 
 def _write_generator(paths: dict[str, Path]) -> None:
     import torch
+    from support.generators import thumbnails
 
     from onevision.encoder.model import Encoder
     from onevision.encoder.towers import GRID
@@ -131,7 +132,7 @@ def _write_generator(paths: dict[str, Path]) -> None:
     model.save_pretrained(paths["generator_sft"])
     catalogue = Catalogue.open(paths["semantic_ids"])
     train = QuerySet.load(paths["pairs"], paths["encoder"], paths["features"], split="train")
-    items = item_table(catalogue, train, np.zeros(len(catalogue.item_ids), np.int64))
+    items = item_table(catalogue, train, np.zeros(len(catalogue.item_ids), np.int64), thumbnails(catalogue))
     choice = ChoiceModel(items, config.segments, 4, 4).attach(catalogue)
     choice.taste = torch.randn_like(choice.taste)
     choice.save_pretrained(paths["generator_sft"])

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors.numpy import save_file
 from tqdm import tqdm
 
 from onevision.artifacts import read_json, write_json
@@ -25,7 +26,7 @@ from onevision.evaluation.dense import DenseSearch
 from onevision.evaluation.items import Items
 from onevision.evaluation.searches import Searches
 
-FOLDER, RANKER, SETTINGS = "cascade", "ranker.txt", "cascade.json"
+FOLDER, RANKER, SETTINGS, THUMBNAILS = "cascade", "ranker.txt", "cascade.json", "thumbnails.safetensors"
 CLICK_LABEL, ORDER_LABEL = 1, 2
 LABEL_GAIN = (0, 2, 3)
 """Gain of nothing, a click, an order."""
@@ -75,7 +76,7 @@ class Cascade:
     def __init__(
         self, items: Items, dense: DenseSearch, log: ClickLog, *, candidates: int, trees: int, seed: int
     ) -> None:
-        self._dense, self._log, self._created = dense, log, items.created
+        self._dense, self._log, self._created, self._thumbnail = dense, log, items.created, items.thumbnail
         self._builder = FeatureBuilder(items, log)
         self._candidates, self._trees, self._seed = candidates, trees, seed
         self._ranker: Any = None
@@ -101,13 +102,14 @@ class Cascade:
     def save(self, folder: Path) -> None:
         """Write what was learned: `ranker.txt` (LightGBM's own text), `cascade.json` and the click log.
 
-        The items are not written: they are those of the semantic IDs that the cascade was trained with.
+        Of the items only the thumbnails are written: the rest is in the semantic IDs that it was trained with.
         """
         folder.mkdir(parents=True)
         model = re.sub(r"\[num_threads: \d+\]", "[num_threads: 0]", self._ranker.model_to_string())
         (folder / RANKER).write_text(model)  # of the same features any number of threads grows the same trees
         settings = {"candidates": self._candidates, "trees": self._trees, "seed": self._seed, "features": FEATURES}
         write_json(folder / SETTINGS, settings)
+        save_file({"thumbnail": self._thumbnail}, folder / THUMBNAILS)
         self._log.save(folder)
 
     @classmethod

@@ -20,10 +20,13 @@ FEATURES = (
     "view_mean",
     "view_gap",  # how far the best view is behind the nearest neighbour
     "item_cosine",
+    "alike",  # on the shop's own pictures, to what was probably photographed
     "photo_max",  # best of the views and of earlier photos that led to a click on the candidate
     *(f"{statistic}_{name}" for name in HISTORIES for statistic in ("max", "mean")),  # cosine with the history
     "style_recent",  # the same without what the category explains: carries taste across categories
     "style_long",
+    "thumbnail_recent",  # cosine with the history by the shop's own pictures, less the category's mean
+    "thumbnail_long",
     "style_shift",  # along what the user's clicks have more of than the photos they searched with
     "seen",  # times the candidate itself is in the history
     "brand_recent",
@@ -48,6 +51,8 @@ FEATURES = (
 """Columns of the ranker's matrix."""
 CATEGORICAL = ("segment",)
 NEIGHBOURS = 20
+PHOTOGRAPHED, PHOTO_SHARPNESS = 8, 40.0
+"""What was photographed is one of so many neighbours, by the softmax of their cosines times this."""
 _BRANDS = 64
 
 
@@ -68,9 +73,8 @@ class FeatureBuilder:
         self._department = np.unique(items.department, return_inverse=True)[1]
         self._log_price = np.log1p(items.price)
         self._price_level = _within(self._log_price, self._category)
-        mean = np.stack([_group_mean(column, self._category) for column in items.embedding.T], axis=1)
-        style = items.embedding - mean[self._category]
-        self._style = (style / np.maximum(np.linalg.norm(style, axis=1, keepdims=True), 1e-6)).astype(np.float32)
+        self._style = _style(items.embedding, self._category)
+        self._thumbnail, self._picture_style = items.thumbnail, _style(items.thumbnail, self._category)
         self._segment = {name: code for code, name in enumerate(log.segments) if name}
         self._brand_vector = _centred_one_hot(self._brand)
         described = np.concatenate([self._style, self._brand_vector, self._price_level[:, None]], axis=1)
@@ -123,8 +127,18 @@ class FeatureBuilder:
         ]
         level = self._price_level[candidates] - self._price_level[near] @ weight
         nearest = self._views.similarity(query, near[:1])[0]
-        look = [best, mean, nearest - best, self._embedding[candidates] @ query, photo]
+        alike = self._alike(query, candidates, near[:PHOTOGRAPHED])
+        look = [best, mean, nearest - best, self._embedding[candidates] @ query, alike, photo]
         return look, [level, *shares]
+
+    def _alike(
+        self, query: NDArray[np.float32], candidates: NDArray[np.int64], near: NDArray[np.int64]
+    ) -> NDArray[np.floating]:
+        """Mean distance of the candidates' thumbnails to those of what was probably photographed, negative."""
+        cosine = PHOTO_SHARPNESS * self._views.similarity(query, near)[0]
+        probability = np.exp(cosine - cosine.max(initial=-np.inf))
+        apart = self._thumbnail[candidates][:, None] - self._thumbnail[near]
+        return -np.linalg.norm(apart, axis=2) @ (probability / probability.sum())
 
     def _taste(
         self, candidates: NDArray[np.int64], histories: dict[str, NDArray[np.int64]]
@@ -137,6 +151,8 @@ class FeatureBuilder:
         long = np.concatenate([recent, histories["long_history"]])
         style = self._style[candidates]
         out += [_max_and_mean(style, self._style[rows])[1] for rows in (recent, long)]
+        pictures = self._picture_style[candidates]
+        out += [_max_and_mean(pictures, self._picture_style[rows])[1] for rows in (recent, long)]
         out.append(_shift(style, self._style[histories["recent_clicked"]], self._style[histories["recent_searched"]]))
         out.append((candidates[:, None] == long[None]).sum(axis=1).astype(np.float64))
         out += [_share(self._brand, candidates, rows) for rows in (recent, long)]
@@ -211,6 +227,13 @@ def _shift(
     if not len(clicked) or not len(searched):
         return np.full(len(own), np.nan)
     return own @ (clicked.mean(axis=0) - searched.mean(axis=0))
+
+
+def _style(vectors: NDArray[np.float32], category: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Vectors (I, d) without what the category explains, of unit length."""
+    mean = np.stack([_group_mean(column, category) for column in vectors.T], axis=1)
+    style = vectors - mean[category]
+    return (style / np.maximum(np.linalg.norm(style, axis=1, keepdims=True), 1e-6)).astype(np.float32)
 
 
 def _centred_one_hot(label: NDArray[np.int64]) -> NDArray[np.float32]:

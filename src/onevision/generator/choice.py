@@ -5,11 +5,12 @@ softmax over the candidates j (a latent class logit), and the two are mixed:
 
     p(j | photo, shopper) = sum_i m_i softmax_j(w_i . f_j),    taste_j = u . v_j
 
-f_j holds how alike the photo and the item are (its views, its mean vector, the photos after which it was clicked), the
-log-probability of its semantic ID, its category, how often it is clicked, whether it is new, how often and how lately
-this shopper took that very item before, and the taste: v_j (k,) is a linear map of the item's traits, and the shopper's
-u is made of their profile and of the v of what they have clicked, searched and ordered. Few parameters on
-purpose: a shop has thousands of clicks to learn them from, not billions.
+f_j holds how alike the photo and the item are (its views, its mean vector, the photos after which it was clicked), how
+alike the item and what was probably photographed are on the shop's own pictures, the log-probability of its semantic
+ID, its category, how often it is clicked, whether it is new, how often and how lately this shopper took that very item
+before, and the taste: v_j (k,) is a linear map of the item's traits, and the shopper's u is made of their profile and
+of the v of what they have clicked, searched and ordered. Few parameters on purpose: a shop has thousands of clicks to
+learn them from, not billions.
 
 The decoder reads it too: `node_traits` and `pull` say which branches of the trie are to this shopper's taste, so that
 beams go where the choice will be.
@@ -35,7 +36,7 @@ from onevision.generator.choice_items import ItemTable, item_keys, items_digest
 from onevision.semantic_ids.catalogue import Catalogue
 from onevision.semantic_ids.trie import Trie
 
-FEATURES = ("view", "item", "chosen_after", "category", "popularity", "new", "again", "semantic_id", "taste")
+FEATURES = ("view", "item", "chosen_after", "category", "popularity", "new", "again", "alike", "semantic_id", "taste")
 COSINE_SCALE = 10.0
 """Cosines differ by tenths between neighbours; log-probabilities by units."""
 INTENTS = ("this very product", "one like it")
@@ -44,6 +45,8 @@ AGAIN_LIFE = 30.0
 """After so many items an item in a shopper's history counts an e-th of what it did when it was the last one."""
 PSEUDO_ITEMS = 10.0
 """So many items of the usual shopper's are added to a shopper's own, or the last one would be all they want."""
+PHOTOGRAPHED, PHOTO_SHARPNESS = 8, 40.0
+"""What was photographed is one of so many candidates, by the softmax of their best views' cosines times this."""
 PSEUDO_PHOTOS = 2.0
 """An item's own vector counts as so many photos among those after which it was clicked."""
 HOPELESS = -1e6
@@ -82,6 +85,7 @@ class ChoiceModel(nn.Module):
     item_clicks: Tensor
     item_expected: Tensor
     item_new: Tensor
+    item_thumbnail: Tensor
 
     def __init__(self, items: ItemTable, segments: list[str], rank: int, history_length: int) -> None:
         super().__init__()
@@ -93,6 +97,7 @@ class ChoiceModel(nn.Module):
         self.register_buffer("item_clicks", items.clicks)
         self.register_buffer("item_expected", items.expected)
         self.register_buffer("item_new", items.new)
+        self.register_buffer("item_thumbnail", items.thumbnail)
         self.segment = nn.Embedding(len(segments) + 1, rank)
         nn.init.normal_(self.segment.weight, std=0.1)
         self.bias = nn.Parameter(torch.zeros(rank))
@@ -146,13 +151,14 @@ class ChoiceModel(nn.Module):
         return Shoppers(embedding, category, segment, torch.from_numpy(histories))
 
     def known(self, shoppers: Shoppers, items: Tensor, own: Tensor | None = None) -> Tensor:
-        """All features (B, C, 7) but the last two, of candidates `items` (B, C): those that training does not change.
+        """All features (B, C, 8) but the last two, of candidates `items` (B, C), -1 for none: those that training does
+        not change.
 
         Args:
             own: (B, C) clicks on the candidate that these very searches made; they are taken out, or training would
                 learn to look the answer up.
         """
-        photo = shoppers.embedding
+        photo, there, items = shoppers.embedding, items >= 0, items.clamp_min(0)
         view = _products(self._views, self._view_rows[items], photo).amax(-1)
         item, dot = (_products(vectors, items, photo) for vectors in (self._embedding, self._chosen_after))
         square, clicks = self._chosen_after_square[items], self.item_clicks[items]
@@ -163,7 +169,9 @@ class ChoiceModel(nn.Module):
         category = shoppers.category.gather(1, self.item_category[items])
         popularity, new = _popularity(clicks, self.item_expected[items]), self.item_new[items].float()
         cosines = [COSINE_SCALE * c for c in (view, item, chosen_after)]
-        return torch.stack([*cosines, category, popularity, new, self._again(shoppers, items, popularity)], -1)
+        alike = self._alike(items, view.masked_fill(~there, -torch.inf))
+        again = self._again(shoppers, items, popularity)
+        return torch.stack([*cosines, category, popularity, new, again, alike], -1)
 
     def tastes(self, items: Tensor) -> Tensor:
         """Tastes (..., k) of items (...).
@@ -186,7 +194,7 @@ class ChoiceModel(nn.Module):
         """log p(j | photo, shopper) (B, C) among the valid candidates; hopelessly low for the others.
 
         Args:
-            known: (B, C, 7); log_p: (B, C) log-probability of the semantic ID; taste: (B, C) of `user` and `taste`.
+            known: (B, C, 8); log_p: (B, C) log-probability of the semantic ID; taste: (B, C) of `user` and `taste`.
         """
         features = torch.cat([known, log_p[..., None], taste[..., None]], -1)
         scores = (features @ self.weights.T).masked_fill(~valid[..., None], HOPELESS).log_softmax(1)
@@ -196,8 +204,7 @@ class ChoiceModel(nn.Module):
     def score(self, shoppers: Shoppers, items: Tensor, log_p: Tensor) -> Tensor:
         """`forward` for candidates (B, C), -1 for none, and their log-probabilities; -inf where there is none."""
         valid = items >= 0
-        items = items.clamp_min(0)
-        taste = (self.tastes(items) @ self.user(shoppers)[..., None]).squeeze(-1)
+        taste = (self.tastes(items.clamp_min(0)) @ self.user(shoppers)[..., None]).squeeze(-1)
         scores: Tensor = self(self.known(shoppers, items), log_p.masked_fill(~valid, 0.0), taste, valid)
         return scores.masked_fill(~valid, -torch.inf)
 
@@ -211,8 +218,8 @@ class ChoiceModel(nn.Module):
         stranger = shoppers._replace(
             segment=torch.zeros_like(shoppers.segment), histories=torch.full_like(shoppers.histories, -1)
         )
-        valid, items = items >= 0, items.clamp_min(0)
-        known, tastes, log_p = self.known(shoppers, items), self.tastes(items), torch.zeros(items.shape)
+        valid, tastes = items >= 0, self.tastes(items.clamp_min(0))
+        known, log_p = self.known(shoppers, items), torch.zeros(items.shape)
         strangers = known.clone()
         strangers[..., FEATURES.index("again")] = 0.0
         own, others = (
@@ -242,6 +249,17 @@ class ChoiceModel(nn.Module):
         weight = dict(zip(FEATURES, self.weights[INTENTS.index("one like it")], strict=True))
         priors = torch.stack([weight["popularity"], weight["new"]]).expand(len(shoppers.segment), -1)
         return self.guidance * torch.cat([weight["taste"] * self.user(shoppers), priors], 1)
+
+    def _alike(self, items: Tensor, view: Tensor) -> Tensor:
+        """Mean distance of the thumbnails of items (B, C) to that of what was photographed, negative.
+
+        The photo says by its best views' cosines (B, C) which of the candidates it may be, and the shop's pictures,
+        which can be compared better than photos, what looks like those.
+        """
+        cosine, place = view.topk(min(PHOTOGRAPHED, view.shape[1]), dim=1)
+        probability = (PHOTO_SHARPNESS * cosine).softmax(1)
+        own, others = self.item_thumbnail[items.gather(1, place)], self.item_thumbnail[items]
+        return -(probability[:, None] @ torch.cdist(own, others)).squeeze(1)
 
     def _again(self, shoppers: Shoppers, items: Tensor, popularity: Tensor) -> Tensor:
         """Log of how much likelier items (B, C) of `popularity` (B, C) are to this shopper than to the usual one.
@@ -281,7 +299,7 @@ class ChoiceModel(nn.Module):
                 f"{folder}: its choice model was trained on other items than {catalogue.artifact.path} holds; "
                 "run the stage sft again"
             )
-        names = ("item_category", "item_photos", "item_clicks", "item_expected", "item_new")
+        names = ("item_category", "item_photos", "item_clicks", "item_expected", "item_new", "item_thumbnail")
         items = ItemTable(*(tensors[name] for name in names))
         model = cls(items, settings["segments"], tensors["taste"].shape[1], settings["history_length"])
         model.load_state_dict({name: tensors[name] for name in model.state_dict()})
@@ -297,6 +315,7 @@ def _popularity(clicks: Tensor, expected: Tensor) -> Tensor:
 def read_choice(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Settings and tensors as written; of a feature that was not known then the weight is 0."""
     settings, tensors = read_json(folder / SETTINGS), load_file(folder / WEIGHTS)
+    tensors.setdefault("item_thumbnail", torch.zeros(len(tensors["taste"]), 1))
     weights = torch.zeros(len(INTENTS), len(FEATURES))
     weights[:, [FEATURES.index(name) for name in settings["features"]]] = tensors["weights"]
     return settings, tensors | {"weights": weights}

@@ -26,25 +26,28 @@ from onevision.semantic_ids.catalogue import Catalogue
 
 class ItemTable(NamedTuple):
     """I items: category row (I,), sum of the photos after which each was clicked (I, d), clicks (I,), clicks (I,) that
-    the usual item has in the time that each was in the shop, new (I,) bool."""
+    the usual item has in the time that each was in the shop, new (I,) bool, thumbnail (I, t)."""
 
     category: Tensor
     photos: Tensor
     clicks: Tensor
     expected: Tensor
     new: Tensor
+    thumbnail: Tensor
 
 
 def item_table(
     catalogue: Catalogue,
     train: QuerySet,
     category: NDArray[np.int64],
+    thumbnail: NDArray[np.float32],
     elsewhere: NDArray[np.float32] | None = None,
 ) -> ItemTable:
     """What training searches say of each item.
 
     Args:
         category: (I,) rows of the encoder's categories.
+        thumbnail: (I, t) of `encoder.thumbnails`.
         elsewhere: (I,) orders that no search led to, which count as clicks (`orders_elsewhere`).
     """
     number = catalogue.numbers()
@@ -59,7 +62,8 @@ def item_table(
     shown = (train.ts.max() - entered) / max(np.ptp(train.ts), 1)
     expected = (shown * clicks.sum() / max(shown.sum(), 1e-12)).astype(np.float32)
     new = catalogue.table["cold"].to_numpy(zero_copy_only=False).astype(bool)
-    return ItemTable(*(torch.from_numpy(x) for x in (category.clip(0), photos, clicks, expected, new.copy())))
+    columns = (category.clip(0), photos, clicks, expected, new.copy(), thumbnail)
+    return ItemTable(*(torch.from_numpy(x) for x in columns))
 
 
 def orders_elsewhere(snapshot: Snapshot, pairs: Path, catalogue: Catalogue) -> NDArray[np.float32]:

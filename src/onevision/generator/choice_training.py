@@ -32,7 +32,7 @@ PRIOR_DEVIATION = 1.0
 
 class Clicks(NamedTuple):
     """S clicks as choices among candidates: shoppers' rows (S,), candidates (S, C) with the click first, the features
-    of them that do not change (S, C, 7), log-probabilities (S, C), valid (S, C) bool, weight (S,)."""
+    of them that do not change (S, C, 8), log-probabilities (S, C), valid (S, C) bool, weight (S,)."""
 
     row: Tensor
     items: Tensor
@@ -87,7 +87,7 @@ def clicks_among(
     own = own_clicks(queries, catalogue, row, items) if counted else np.zeros(items.shape, np.float32)
     chosen, valid = torch.from_numpy(items), torch.from_numpy(items >= 0)
     known = [
-        model.known(_of(shoppers, torch.from_numpy(row[part])), chosen[part].clamp_min(0), torch.from_numpy(own[part]))
+        model.known(_of(shoppers, torch.from_numpy(row[part])), chosen[part], torch.from_numpy(own[part]))
         for part in np.array_split(np.arange(len(row)), len(row) // 512 + 1)
     ]
     return Clicks(

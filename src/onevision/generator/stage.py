@@ -15,6 +15,7 @@ from onevision.data.snapshot import Snapshot
 from onevision.decoding.ranker import GeneratorRanker
 from onevision.distributed import Group, open_group, split_rows
 from onevision.encoder.model import Encoder
+from onevision.encoder.thumbnails import item_thumbnails
 from onevision.errors import OneVisionError
 from onevision.features.queries import QuerySet
 from onevision.generator.choice_fitting import fit_choice
@@ -114,8 +115,9 @@ def run(
             model.load_state_dict(before[1])
             log.kept = PARENT
     shop = Snapshot.open(snapshot)
-    traits = item_traits(catalogue, shop, encoder)
-    items = item_table(catalogue, train, categories.numpy(), orders_elsewhere(shop, pairs, catalogue))
+    thumbnail = item_thumbnails(shop, catalogue.item_ids)
+    traits = item_traits(catalogue, shop, encoder, thumbnail)
+    items = item_table(catalogue, train, categories.numpy(), thumbnail, orders_elsewhere(shop, pairs, catalogue))
     known = open_parent_choice(parent, catalogue, traits) if parent else None
     choice = fit_choice(ranker, items, traits, train, held_out, config, seed, known)
     model.save_pretrained(out)

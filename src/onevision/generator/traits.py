@@ -20,29 +20,36 @@ from onevision.data.snapshot import Snapshot
 from onevision.semantic_ids.catalogue import Catalogue
 
 LOOK_DIRECTIONS = 24
-"""Principal directions kept of the embeddings, and of the patch tokens."""
+"""Principal directions kept of the embeddings, of the patch tokens, and of the thumbnails."""
 BRANDS = 64
 BRAND_SCALE = 4.0
 """A brand's column has little variance; whitened directions have 1."""
 
 
-def item_traits(catalogue: Catalogue, snapshot: Snapshot, encoder: Path) -> NDArray[np.float32]:
-    """Traits (I, F) of all items of the catalogue: look (embedding, then tokens), brand, price."""
+def item_traits(
+    catalogue: Catalogue, snapshot: Snapshot, encoder: Path, thumbnail: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Traits (I, F) of all items of the catalogue: look (embedding, tokens, thumbnail (I, t)), brand, price."""
     category = np.unique(catalogue.table["category_id"].to_pylist(), return_inverse=True)[1]
     embedding = within_groups(catalogue.embedding, category)
     tokens = within_groups(_pooled_tokens(catalogue, encoder), category)
     price = within_groups(np.log1p(catalogue.table["price"].to_numpy())[:, None], category)
-    parts = [whiten(embedding, LOOK_DIRECTIONS), whiten(tokens, LOOK_DIRECTIONS)]
-    return np.concatenate([*parts, _brands(catalogue, snapshot), price], axis=1).astype(np.float32)
+    looks = [whiten(look, LOOK_DIRECTIONS) for look in (embedding, tokens, centred(thumbnail, category))]
+    return np.concatenate([*looks, _brands(catalogue, snapshot), price], axis=1).astype(np.float32)
 
 
 def within_groups(values: NDArray[np.floating], group: NDArray[np.int64]) -> NDArray[np.float64]:
     """Columns (I, F) less the mean of their group (I,), then scaled to deviation 1; constant columns are 0."""
+    less = centred(values, group)
+    deviation = less.std(axis=0)
+    return less / np.where(deviation > 1e-6, deviation, 1.0)
+
+
+def centred(values: NDArray[np.floating], group: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Columns (I, F) less the mean of their group (I,)."""
     counts = np.bincount(group)
     mean = np.stack([np.bincount(group, column) / counts for column in values.T], axis=1)
-    centred = values - mean[group]
-    deviation = centred.std(axis=0)
-    return centred / np.where(deviation > 1e-6, deviation, 1.0)
+    return values - mean[group]
 
 
 def whiten(values: NDArray[np.floating], directions: int) -> NDArray[np.float64]:

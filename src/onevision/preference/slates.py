@@ -16,7 +16,7 @@ from onevision.semantic_ids.catalogue import Catalogue
 
 
 class Slates(NamedTuple):
-    """What Q searches choose among: `items` (Q, C), -1 for none, the features (Q, C, 7) of them that do not change, and
+    """What Q searches choose among: `items` (Q, C), -1 for none, the features (Q, C, 8) of them that do not change, and
     the log-probabilities (Q, C) of their semantic IDs."""
 
     shoppers: Shoppers
@@ -55,7 +55,7 @@ def make_slates(
     rows, items = np.arange(len(queries)), torch.from_numpy(found)
     own = torch.from_numpy(own_clicks(queries, catalogue, rows, found)) * counted
     known = [
-        choice.known(Shoppers(*(value[part] for value in shoppers)), items[part].clamp_min(0), own[part])
+        choice.known(Shoppers(*(value[part] for value in shoppers)), items[part], own[part])
         for part in np.array_split(rows, len(rows) // 512 + 1)
     ]
     return Slates(shoppers, items, torch.cat(known), torch.from_numpy(log_p).masked_fill(items < 0, 0.0))

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support.generators import HOUR, NOW, make_catalogue, make_generator, make_queries
+from support.generators import HOUR, NOW, make_catalogue, make_generator, make_queries, thumbnails
 
 from onevision.artifacts import read_json, write_json
 from onevision.decoding.ranker import GeneratorRanker
@@ -27,12 +27,13 @@ from onevision.semantic_ids.catalogue import Catalogue
 CATALOGUE, QUANTIZER = make_catalogue()
 QUERIES = make_queries(CATALOGUE)
 CATEGORY = np.arange(len(CATALOGUE.item_ids)) % 3
+THUMBNAILS = thumbnails(CATALOGUE)
 CONFIG = GeneratorTrainingConfig(choice_candidates=20, choice_epochs=80, taste_rank=2, guidance=(0.0, 1.0))
 
 
 def make_choice(queries: QuerySet = QUERIES, seed: int = 0) -> ChoiceModel:
     torch.manual_seed(seed)
-    model = ChoiceModel(item_table(CATALOGUE, queries, CATEGORY), ["new", "old"], 3, 4).attach(CATALOGUE)
+    model = ChoiceModel(item_table(CATALOGUE, queries, CATEGORY, THUMBNAILS), ["new", "old"], 3, 4).attach(CATALOGUE)
     model.taste = torch.randn_like(model.taste)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
@@ -60,6 +61,8 @@ def test_scores_are_those_of_plain_loops() -> None:
             for item in known:
                 user = user + weight * model.taste[item] / (len(known) + model.log_pseudo_items.exp())
         again = [number[i] for i in QUERIES.long_history[row]][:4]
+        views = [max(CATALOGUE.view_embedding[CATALOGUE.view_item == i] @ photo) for i in items[row].tolist()]
+        likely = np.exp(40 * np.array(views)) / np.exp(40 * np.array(views)).sum()
         logits = np.zeros((2, items.shape[1]))
         for place, item in enumerate(items[row].tolist()):
             clicked = [q for q in range(len(QUERIES)) if CATALOGUE.item_ids[item] in QUERIES.clicked[q]]
@@ -75,6 +78,10 @@ def test_scores_are_those_of_plain_loops() -> None:
                 np.log((len(clicked) + 0.5) / (usual + 0.5)),
                 float(new),
                 np.log1p(taken / (10 * (len(clicked) + 0.5) / float((model.item_clicks + 0.5).sum()))),
+                -sum(
+                    p * np.linalg.norm(THUMBNAILS[i] - THUMBNAILS[item])
+                    for p, i in zip(likely, items[row], strict=True)
+                ),
                 float(log_p[row, place]),
                 float(model.taste[item] @ user),
             ]
@@ -82,6 +89,17 @@ def test_scores_are_those_of_plain_loops() -> None:
         shares = model.intent.softmax(0).numpy()
         expected = sum(share * np.exp(one) / np.exp(one).sum() for share, one in zip(shares, logits, strict=True))
         np.testing.assert_allclose(scores[row].exp().numpy(), expected, rtol=2e-3, atol=1e-6)
+
+
+def test_an_item_is_as_alike_with_missing_candidates_as_without() -> None:
+    model = make_choice()
+    shoppers, place = without(model.read(QUERIES), 0), FEATURES.index("alike")
+    items = torch.arange(12)[None]
+    alone = model.known(shoppers, items)[..., place]
+    padded = model.known(shoppers, torch.cat([items, torch.full((1, 5), -1)], 1))[..., place]
+    torch.testing.assert_close(padded[:, :12], alone)
+    assert alone.max() < 0
+    assert int(alone.argmax()) == int((CATALOGUE.embedding[:12] @ QUERIES.embedding[0]).argmax())
 
 
 def test_the_effect_of_a_history_is_that_of_leaving_it_out() -> None:
@@ -237,7 +255,7 @@ def test_tastes_are_learnt_from_clicks_and_read_from_histories() -> None:
     later, _ = shop_with_tastes(120, 2)
     traits = np.stack([2.0 * kind - 1, np.ones(len(kind))], 1).astype(np.float32)
     ranker = GeneratorRanker(make_generator(QUANTIZER), CATALOGUE)
-    fitted = fit_choice(ranker, item_table(CATALOGUE, train, CATEGORY), traits, train, later, CONFIG, 3)
+    fitted = fit_choice(ranker, item_table(CATALOGUE, train, CATEGORY, THUMBNAILS), traits, train, later, CONFIG, 3)
     test, _ = shop_with_tastes(100, 4)
     test = test.take([row for row, clicked in enumerate(test.clicked) if clicked])
     number = CATALOGUE.numbers()
@@ -309,7 +327,7 @@ def test_clicks_are_set_against_the_time_that_an_item_was_there() -> None:
     start, end = QUERIES.ts.min(), QUERIES.ts.max()
     created = np.full(len(CATALOGUE.item_ids), start - HOUR)
     created[:10], created[10:15] = (start + end) // 2, end + HOUR
-    items = item_table(entered_at(created), QUERIES, CATEGORY)
+    items = item_table(entered_at(created), QUERIES, CATEGORY, THUMBNAILS)
     expected = items.expected.double().numpy()
     assert expected.sum() == pytest.approx(items.clicks.sum())
     np.testing.assert_allclose(expected[:10], expected[20] / 2, rtol=1e-5)

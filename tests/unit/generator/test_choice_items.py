@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from support.generators import make_catalogue, make_queries
+from support.generators import make_catalogue, make_queries, thumbnails
 
 from onevision.artifacts import write_json
 from onevision.data.snapshot import Snapshot
@@ -29,7 +29,9 @@ def test_orders_without_a_search_count_until_training_ends(tiny_snapshot: Path, 
 def test_orders_elsewhere_are_clicks_but_no_photos() -> None:
     queries, category = make_queries(CATALOGUE), np.zeros(len(CATALOGUE.item_ids), np.int64)
     elsewhere = np.arange(len(category), dtype=np.float32)
-    plain, more = item_table(CATALOGUE, queries, category), item_table(CATALOGUE, queries, category, elsewhere)
+    plain, more = (
+        item_table(CATALOGUE, queries, category, thumbnails(CATALOGUE), orders) for orders in (None, elsewhere)
+    )
     assert (more.clicks - plain.clicks).tolist() == elsewhere.tolist()
     assert np.array_equal(more.photos.numpy(), plain.photos.numpy())
 

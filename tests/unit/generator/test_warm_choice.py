@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support.generators import make_catalogue, make_generator, make_queries
+from support.generators import make_catalogue, make_generator, make_queries, thumbnails
 
 from onevision.decoding.ranker import GeneratorRanker
 from onevision.generator.choice import ChoiceModel
@@ -20,6 +20,7 @@ from onevision.generator.warm_choice import open_parent_choice
 CATALOGUE, QUANTIZER = make_catalogue()
 ITEMS = len(CATALOGUE.item_ids)
 CATEGORY = np.arange(ITEMS) % 3
+THUMBNAILS = thumbnails(CATALOGUE)
 TRAITS = np.random.default_rng(3).normal(size=(ITEMS, 5)).astype(np.float32)
 TASTE_OF = np.random.default_rng(4).normal(size=(2, 5)).astype(np.float32)
 
@@ -27,7 +28,7 @@ TASTE_OF = np.random.default_rng(4).normal(size=(2, 5)).astype(np.float32)
 @pytest.fixture
 def parent(tmp_path: Path) -> Path:
     torch.manual_seed(1)
-    items = item_table(CATALOGUE, make_queries(CATALOGUE), CATEGORY)
+    items = item_table(CATALOGUE, make_queries(CATALOGUE), CATEGORY, THUMBNAILS)
     model = ChoiceModel(items, ["new", "old"], 2, 50).attach(CATALOGUE)
     torch.nn.init.normal_(model.weights)
     model.taste = torch.from_numpy(TRAITS @ TASTE_OF.T)
@@ -60,7 +61,9 @@ def test_it_goes_on_from_the_parents_tastes_and_guidance(parent: Path) -> None:
     config = GeneratorTrainingConfig(choice_candidates=20, warm_choice_epochs=2, choice_learning_rate=1e-6)
     train, later = make_queries(CATALOGUE, 60, 1), make_queries(CATALOGUE, 40, 2)
     ranker = GeneratorRanker(make_generator(QUANTIZER), CATALOGUE)
-    fitted = fit_choice(ranker, item_table(CATALOGUE, train, CATEGORY), TRAITS, train, later, config, 3, known)
+    fitted = fit_choice(
+        ranker, item_table(CATALOGUE, train, CATEGORY, THUMBNAILS), TRAITS, train, later, config, 3, known
+    )
     assert len(fitted.ndcg) == 3  # the parent's own, and two epochs
     torch.testing.assert_close(fitted.model.taste, torch.from_numpy(TRAITS @ TASTE_OF.T), rtol=1e-3, atol=1e-3)
     assert fitted.model.guidance == 0.5

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from support.generators import make_catalogue, make_generator, make_queries
+from support.generators import make_catalogue, make_generator, make_queries, thumbnails
 
 from onevision.decoding.ranker import GeneratorRanker
 from onevision.features.queries import QuerySet
@@ -120,7 +120,7 @@ def make_slates_of(choice: ChoiceModel, queries: QuerySet) -> Slates:
 
 def make_choice(queries: QuerySet) -> ChoiceModel:
     torch.manual_seed(0)
-    items = item_table(CATALOGUE, queries, np.zeros(len(CATALOGUE.item_ids), np.int64))
+    items = item_table(CATALOGUE, queries, np.zeros(len(CATALOGUE.item_ids), np.int64), thumbnails(CATALOGUE))
     choice = ChoiceModel(items, ["new", "old"], 4, 6).attach(CATALOGUE)
     choice.taste = torch.randn_like(choice.taste)
     return choice.eval()

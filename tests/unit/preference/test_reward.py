@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from support.generators import make_catalogue, make_queries
+from support.generators import make_catalogue, make_queries, thumbnails
 
 from onevision.artifacts import finish_artifact, start_artifact
 from onevision.errors import ArtifactError
@@ -32,7 +32,7 @@ def searches(count: int, seed: int) -> tuple[QuerySet, Slates, ChoiceModel]:
     queries.clicked = [[CATALOGUE.item_ids[i]] if rng.random() < 0.9 else [] for i in best]
     queries.ordered = [clicked if rng.random() < 0.4 else [] for clicked in queries.clicked]
     torch.manual_seed(0)
-    items = item_table(CATALOGUE, queries, np.zeros(ITEMS, np.int64))
+    items = item_table(CATALOGUE, queries, np.zeros(ITEMS, np.int64), thumbnails(CATALOGUE))
     choice = ChoiceModel(items, ["new", "old"], 4, 6).attach(CATALOGUE).eval().requires_grad_(False)
     found = np.stack([rng.permutation(ITEMS)[:30] for _ in range(count)])
     log_p = np.full(found.shape, -1.0, np.float32)

@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from support.generators import make_catalogue, make_queries
+from support.generators import make_catalogue, make_queries, thumbnails
 
 from onevision.generator.choice import ChoiceModel
 from onevision.generator.choice_items import item_table
@@ -55,7 +55,7 @@ def test_hit_rates_are_over_all_baskets_and_over_those_with_a_search() -> None:
 def test_without_a_photo_households_get_the_posterior_mean_of_what_they_took_and_what_is_popular() -> None:
     catalogue, _ = make_catalogue()
     queries = make_queries(catalogue)
-    items = item_table(catalogue, queries, np.zeros(len(catalogue.item_ids), np.int64))
+    items = item_table(catalogue, queries, np.zeros(len(catalogue.item_ids), np.int64), thumbnails(catalogue))
     items.new.zero_()
     choice = ChoiceModel(items, ["new"], 2, 50).attach(catalogue).eval()
     history = [catalogue.item_ids[n] for n in (7, 3, 7, 12)]

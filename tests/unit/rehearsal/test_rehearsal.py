@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import torch
-from support.generators import make_catalogue, make_generator, make_queries
+from support.generators import make_catalogue, make_generator, make_queries, thumbnails
 from support.snapshots import AS_OF
 
 from onevision.artifacts import finish_artifact, open_artifact
@@ -130,7 +130,9 @@ def test_what_came_late_is_in_its_place_the_day_after_whatever_the_order(tiny_sn
 def test_sabotage_changes_the_weights_alone_and_no_other_copy(tmp_path: Path) -> None:
     catalogue, quantizer = make_catalogue()
     make_generator(quantizer).save_pretrained(tmp_path / "generator")
-    table = item_table(catalogue, make_queries(catalogue), np.zeros(len(catalogue.item_ids), np.int64))
+    table = item_table(
+        catalogue, make_queries(catalogue), np.zeros(len(catalogue.item_ids), np.int64), thumbnails(catalogue)
+    )
     ChoiceModel(table, ["new"], 2, 3).attach(catalogue).save_pretrained(tmp_path / "generator")
     made = finish_artifact(tmp_path / "generator", "generator", generation="test", extra={"kept": True})
     shutil.copytree(made.path, tmp_path / "linked", copy_function=lambda a, b: Path(b).hardlink_to(a))
