@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from onevision.data.snapshot import Snapshot
 from onevision.encoder.stage import ORACLE_ITEMS
+from onevision.encoder.thumbnails import item_thumbnails
 from onevision.evaluation.dense import DenseSearch
 from onevision.evaluation.items import UNKNOWN, Items
 from onevision.features.queries import QuerySet
@@ -46,7 +47,7 @@ def main() -> None:
     attributes = dict(zip(truth["item_id"].to_pylist(), truth["attributes"].to_pylist(), strict=True))
     vectors = {
         "vector of what was photographed": items.embedding,
-        "its thumbnail": items.thumbnail,
+        "its thumbnail": item_thumbnails(shop, items.item_id.tolist()),
         "its true attributes": np.array([attributes[item] for item in items.item_id.tolist()]),
     }
     dense = DenseSearch(items.view_embedding, items.view_item, len(items))

@@ -35,7 +35,6 @@ def make_items(count: int, cold: int = 0, seed: int = 0) -> Items:
         embedding=embedding,
         view_embedding=views,
         view_item=np.repeat(np.arange(count), 2),
-        thumbnail=embedding + 0.1 * rng.normal(size=embedding.shape).astype(np.float32),
     )
 
 

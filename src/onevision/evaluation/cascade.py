@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 from tqdm import tqdm
 
 from onevision.artifacts import read_json, write_json
@@ -71,13 +71,22 @@ class Cascade:
         items: all that may be found; training never shows one before it entered.
         dense: the recall, over the same items.
         log: the clicks that the ranker's features may know.
+        thumbnail: (I, t) of the items (`encoder.thumbnails`).
     """
 
     def __init__(
-        self, items: Items, dense: DenseSearch, log: ClickLog, *, candidates: int, trees: int, seed: int
+        self,
+        items: Items,
+        dense: DenseSearch,
+        log: ClickLog,
+        thumbnail: NDArray[np.float32],
+        *,
+        candidates: int,
+        trees: int,
+        seed: int,
     ) -> None:
-        self._dense, self._log, self._created, self._thumbnail = dense, log, items.created, items.thumbnail
-        self._builder = FeatureBuilder(items, log)
+        self._dense, self._log, self._created, self._thumbnail = dense, log, items.created, thumbnail
+        self._builder = FeatureBuilder(items, log, thumbnail)
         self._candidates, self._trees, self._seed = candidates, trees, seed
         self._ranker: Any = None
         self.validation_ndcg_: dict[str, float] = {}
@@ -125,7 +134,8 @@ class Cascade:
         if tuple(settings.pop("features")) != FEATURES:
             raise ArtifactError(f"{folder}: its ranker reads other features than this library has; evaluate again")
         dense = DenseSearch(items.view_embedding, items.view_item, len(items))
-        cascade = cls(items, dense, ClickLog.load(folder), **settings)
+        thumbnail = load_file(folder / THUMBNAILS)["thumbnail"]
+        cascade = cls(items, dense, ClickLog.load(folder), thumbnail, **settings)
         cascade._ranker = lightgbm.Booster(model_file=folder / RANKER)
         return cascade
 

@@ -61,9 +61,10 @@ class FeatureBuilder:
 
     Args:
         log: the clicks that may be known: how many an item had, after whose photos, and of which profiles.
+        thumbnail: (I, t) of the items (`encoder.thumbnails`).
     """
 
-    def __init__(self, items: Items, log: ClickLog) -> None:
+    def __init__(self, items: Items, log: ClickLog, thumbnail: NDArray[np.float32]) -> None:
         self._embedding = items.embedding
         self._popularity = Popularity(items, log.clicked, log.clicked_ts, start=log.start, end=log.end)
         self._views = _Ragged(items.view_item, items.view_embedding, len(items))
@@ -74,7 +75,7 @@ class FeatureBuilder:
         self._log_price = np.log1p(items.price)
         self._price_level = _within(self._log_price, self._category)
         self._style = _style(items.embedding, self._category)
-        self._thumbnail, self._picture_style = items.thumbnail, _style(items.thumbnail, self._category)
+        self._thumbnail, self._picture_style = thumbnail, _style(thumbnail, self._category)
         self._segment = {name: code for code, name in enumerate(log.segments) if name}
         self._brand_vector = _centred_one_hot(self._brand)
         described = np.concatenate([self._style, self._brand_vector, self._price_level[:, None]], axis=1)

@@ -18,7 +18,6 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from onevision.data.snapshot import Snapshot
-from onevision.encoder.thumbnails import item_thumbnails
 from onevision.semantic_ids.catalogue import Catalogue
 
 UNKNOWN = -1
@@ -33,7 +32,6 @@ class Items:
         category, department, brand: (I,) names; an item without a brand has "".
         created: (I,) int64 microseconds since 1970, UTC.
         embedding: (I, d) unit length; `view_embedding` (V, d) and `view_item` (V,) hold every catalogue view.
-        thumbnail: (I, t) of `encoder.thumbnails`.
     """
 
     item_id: NDArray[np.str_]
@@ -47,19 +45,17 @@ class Items:
     embedding: NDArray[np.float32]
     view_embedding: NDArray[np.float32]
     view_item: NDArray[np.int64]
-    thumbnail: NDArray[np.float32]
 
     @classmethod
     def load(cls, semantic_ids: Path, snapshot: Snapshot) -> Items:
-        """Read a semantic-ID artifact, and brands and pictures from the snapshot it was made from."""
+        """Read a semantic-ID artifact, and brands from the snapshot it was made from."""
         catalogue, shop = Catalogue.open(semantic_ids), snapshot.table("items")
         place = pc.index_in(catalogue.table["item_id"].combine_chunks(), shop["item_id"].combine_chunks())
-        thumbnail = item_thumbnails(snapshot, catalogue.item_ids)
-        return cls.of(catalogue, shop["brand"].take(place).to_pylist(), thumbnail)
+        return cls.of(catalogue, shop["brand"].take(place).to_pylist())
 
     @classmethod
-    def of(cls, catalogue: Catalogue, brands: Iterable[str | None], thumbnail: NDArray[np.float32]) -> Items:
-        """The items of a catalogue; `brands` and `thumbnail` in its order."""
+    def of(cls, catalogue: Catalogue, brands: Iterable[str | None]) -> Items:
+        """The items of a catalogue; `brands` in its order."""
         table = catalogue.table
         return cls(
             item_id=np.array(catalogue.item_ids, dtype=np.str_),
@@ -73,7 +69,6 @@ class Items:
             embedding=catalogue.embedding,
             view_embedding=catalogue.view_embedding,
             view_item=catalogue.view_item,
-            thumbnail=thumbnail,
         )
 
     def __len__(self) -> int:

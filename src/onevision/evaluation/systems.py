@@ -17,6 +17,7 @@ from onevision.artifacts import read_json
 from onevision.data.images import decode_image
 from onevision.data.snapshot import Snapshot
 from onevision.encoder.patch_pruning import PatchRule
+from onevision.encoder.thumbnails import item_thumbnails
 from onevision.evaluation.cascade import MAX_TRAINING_SEARCHES, MAX_VALIDATION_SEARCHES, Cascade
 from onevision.evaluation.click_log import ClickLog
 from onevision.evaluation.comparison import PLACES
@@ -80,8 +81,9 @@ def train_cascade(
     )
     training, validation = (Searches.of(queries, items) for queries in loaded)
     log = ClickLog.of(training, *_clicks(shop, items), end)
-    cascade = Cascade(items, dense, log, candidates=config.recall_candidates, trees=config.ranker_trees, seed=seed)
-    return cascade.fit(training, validation)
+    thumbnail = item_thumbnails(shop, items.item_id.tolist())
+    size = {"candidates": config.recall_candidates, "trees": config.ranker_trees}
+    return Cascade(items, dense, log, thumbnail, **size, seed=seed).fit(training, validation)
 
 
 def dense_system(dense: DenseSearch, searches: Searches, clock: Clock) -> System:

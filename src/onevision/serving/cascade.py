@@ -7,11 +7,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import load_file
 
 from onevision.artifacts import Artifact, open_artifact
 from onevision.errors import ArtifactError
-from onevision.evaluation.cascade import FOLDER, THUMBNAILS, Cascade
+from onevision.evaluation.cascade import FOLDER, Cascade
 from onevision.evaluation.items import Items
 from onevision.evaluation.searches import Searches
 from onevision.features.queries import QuerySet
@@ -48,9 +47,8 @@ class ServedCascade:
                     f"{evaluation.path}: its cascade was trained with {name} {evaluation.parents.get(name)}, bundle "
                     f"{bundle.identity} has {bundle.parents[name]}; give the evaluation of the bundle's own artifacts"
                 )
-        folder = evaluation.path / FOLDER
-        self._items = Items.of(catalogue, brands, load_file(folder / THUMBNAILS)["thumbnail"])
-        self._cascade = Cascade.load(folder, self._items)
+        self._items = Items.of(catalogue, brands)
+        self._cascade = Cascade.load(evaluation.path / FOLDER, self._items)
 
     def rank(
         self, queries: QuerySet, k: int, allowed: NDArray[np.bool_] | None

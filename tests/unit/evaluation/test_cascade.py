@@ -24,6 +24,7 @@ VALIDATION = make_searches(ITEMS, 120, start=10 * DAY, end=12 * DAY, seed=2)
 TEST = make_searches(ITEMS, 250, start=12 * DAY, end=14 * DAY, seed=3)
 
 
+THUMBNAILS = ITEMS.embedding + 0.1 * np.random.default_rng(5).normal(size=ITEMS.embedding.shape).astype(np.float32)
 DENSE = DenseSearch(ITEMS.view_embedding, ITEMS.view_item, len(ITEMS))
 
 
@@ -32,11 +33,11 @@ def make_log(training: Searches = TRAIN) -> ClickLog:
 
 
 def make_builder(training: Searches = TRAIN) -> FeatureBuilder:
-    return FeatureBuilder(ITEMS, make_log(training))
+    return FeatureBuilder(ITEMS, make_log(training), THUMBNAILS)
 
 
 def make_cascade(items: Items = ITEMS, trees: int = 40) -> Cascade:
-    return Cascade(items, DENSE, make_log(), candidates=40, trees=trees, seed=5)
+    return Cascade(items, DENSE, make_log(), THUMBNAILS, candidates=40, trees=trees, seed=5)
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +114,18 @@ def test_features_of_a_search_do_not_see_its_own_click():
     candidates = np.arange(100)
     a, b = (make_builder(t).build(t, row, candidates, candidates[:20]) for t in (TRAIN, changed))
     np.testing.assert_array_equal(a, b)
+
+
+def test_alike_is_the_distance_to_what_was_probably_photographed():
+    candidates = np.arange(len(ITEMS))
+    for row in (0, 7):
+        photo = TEST.embedding[row]
+        best = np.array([(ITEMS.view_embedding[ITEMS.view_item == i] @ photo).max() for i in candidates])
+        near = np.argsort(-best)[:8]
+        likely = np.exp(40 * best[near]) / np.exp(40 * best[near]).sum()
+        far = np.linalg.norm(THUMBNAILS[:, None] - THUMBNAILS[near], axis=2) @ likely
+        found = column(make_builder(TRAIN).build(TEST, row, candidates, np.argsort(-best)[:20]), "alike")
+        np.testing.assert_allclose(found, -far, rtol=1e-4)
 
 
 def test_features_look_no_further_than_the_end_of_training():
