@@ -196,9 +196,13 @@ class ChoiceModel(nn.Module):
         Args:
             known: (B, C, 8); log_p: (B, C) log-probability of the semantic ID; taste: (B, C) of `user` and `taste`.
         """
-        features = torch.cat([known, log_p[..., None], taste[..., None]], -1)
-        scores = (features @ self.weights.T).masked_fill(~valid[..., None], HOPELESS).log_softmax(1)
+        scores = self.intent_scores(known, log_p, taste, valid).log_softmax(1)
         return (scores + self.intent.log_softmax(0)).logsumexp(-1)
+
+    def intent_scores(self, known: Tensor, log_p: Tensor, taste: Tensor, valid: Tensor) -> Tensor:
+        """w_i . f_j (B, C, intents), of what `forward` takes."""
+        features = torch.cat([known, log_p[..., None], taste[..., None]], -1)
+        return (features @ self.weights.T).masked_fill(~valid[..., None], HOPELESS)
 
     @torch.inference_mode()
     def score(self, shoppers: Shoppers, items: Tensor, log_p: Tensor) -> Tensor:

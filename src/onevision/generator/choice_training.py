@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from onevision.features.queries import QuerySet
-from onevision.generator.choice import ChoiceModel, Shoppers
+from onevision.generator.choice import INTENTS, ChoiceModel, Shoppers
 from onevision.generator.config import GeneratorTrainingConfig
 from onevision.semantic_ids.catalogue import Catalogue
 
@@ -173,6 +173,7 @@ def train_choice(
             optimizer.step()
         measure()
     model.load_state_dict(best)
+    name_intents(model, [measured], measured_shoppers)
     return scores
 
 
@@ -204,6 +205,20 @@ def calibrate_choice(model: ChoiceModel, searches: Sequence[Clicks], shoppers: S
         return mean
 
     optimizer.step(loss)
+    name_intents(model, searches, shoppers)
+
+
+@torch.no_grad()
+def name_intents(model: ChoiceModel, searches: Sequence[Clicks], shoppers: Shoppers) -> None:
+    """Let the first intent be the surer one of what it wants: nothing else keeps the two from changing places."""
+    sure = torch.zeros(len(INTENTS))
+    for clicks in searches:
+        taste = _taste(model, clicks, shoppers, torch.arange(len(clicks.row)))
+        scores = model.intent_scores(clicks.known, clicks.log_p, taste, clicks.valid)
+        sure += scores.softmax(1).amax(1).sum(0)
+    order = sure.argsort(descending=True, stable=True)
+    for parameter in (model.weights, model.intent):
+        parameter.copy_(parameter[order].clone())
 
 
 def choice_loss(model: ChoiceModel, clicks: Clicks, shoppers: Shoppers, batch: Tensor) -> Tensor:

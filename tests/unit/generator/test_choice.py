@@ -19,7 +19,13 @@ from onevision.features.queries import QuerySet
 from onevision.generator.choice import FEATURES, HISTORIES, SETTINGS, WEIGHTS, ChoiceModel, Shoppers
 from onevision.generator.choice_fitting import fit_choice
 from onevision.generator.choice_items import item_table
-from onevision.generator.choice_training import calibrate_choice, choice_loss, clicks_among, nearest_candidates
+from onevision.generator.choice_training import (
+    calibrate_choice,
+    choice_loss,
+    clicks_among,
+    name_intents,
+    nearest_candidates,
+)
 from onevision.generator.config import GeneratorTrainingConfig
 from onevision.metrics.ranking import mrr
 from onevision.semantic_ids.catalogue import Catalogue
@@ -301,6 +307,23 @@ def test_calibration_lowers_the_loss_and_a_few_clicks_move_it_little() -> None:
     two = clicks._replace(**{name: getattr(clicks, name)[:1] for name in clicks._fields})
     calibrate_choice(few, [two], shoppers)
     assert float((few.weights - start).norm()) < moved
+
+
+def test_the_first_intent_is_the_surer_one_whatever_place_it_had() -> None:
+    for surer in (0, 1):
+        model = make_choice()
+        model.weights[surer] *= 5
+        model.weights[1 - surer] /= 5
+        shoppers = model.read(QUERIES)
+        near = nearest_candidates(CATALOGUE, QUERIES, 15)
+        clicks = clicks_among(model, shoppers, QUERIES, CATALOGUE, near, None, CONFIG, counted=True)
+        sharp, share = model.weights[surer].clone(), model.intent[surer].clone()
+        everything = torch.arange(len(clicks.row))
+        before = float(choice_loss(model, clicks, shoppers, everything))
+        name_intents(model, [clicks], shoppers)
+        torch.testing.assert_close(model.weights[0], sharp)
+        torch.testing.assert_close(model.intent[0], share)
+        assert float(choice_loss(model, clicks, shoppers, everything)) == pytest.approx(before)
 
 
 def test_a_click_is_set_against_its_candidates_once() -> None:
