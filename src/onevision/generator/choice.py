@@ -249,8 +249,12 @@ class ChoiceModel(nn.Module):
 
     @torch.inference_mode()
     def pull(self, shoppers: Shoppers) -> Tensor:
-        """(B, k + 2): its product with `node_traits` is added to the log-probability when beams are chosen."""
-        weight = dict(zip(FEATURES, self.weights[INTENTS.index("one like it")], strict=True))
+        """(B, k + 2): its product with `node_traits` is added to the log-probability when beams are chosen.
+
+        The weights are those of the intents together, as often as each is there: an intent that few have may ask for
+        what the others do not want.
+        """
+        weight = dict(zip(FEATURES, self.intent.softmax(0) @ self.weights, strict=True))
         priors = torch.stack([weight["popularity"], weight["new"]]).expand(len(shoppers.segment), -1)
         return self.guidance * torch.cat([weight["taste"] * self.user(shoppers), priors], 1)
 

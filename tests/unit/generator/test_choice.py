@@ -326,6 +326,17 @@ def test_the_first_intent_is_the_surer_one_whatever_place_it_had() -> None:
         assert float(choice_loss(model, clicks, shoppers, everything)) == pytest.approx(before)
 
 
+def test_beams_are_pulled_by_what_both_intents_want_in_whatever_order() -> None:
+    model = make_choice()
+    shoppers, share = model.read(QUERIES), model.intent.softmax(0)
+    pull = model.pull(shoppers)
+    weight = dict(zip(FEATURES, (share[:, None] * model.weights).sum(0), strict=True))
+    torch.testing.assert_close(pull[:, :-2], model.guidance * weight["taste"] * model.user(shoppers))
+    torch.testing.assert_close(pull[0, -2:], model.guidance * torch.stack([weight["popularity"], weight["new"]]))
+    model.weights.data, model.intent.data = model.weights.flip(0), model.intent.flip(0)
+    torch.testing.assert_close(model.pull(shoppers), pull)
+
+
 def test_a_click_is_set_against_its_candidates_once() -> None:
     model = make_choice()
     shoppers = model.read(QUERIES)
