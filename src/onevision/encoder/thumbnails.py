@@ -2,7 +2,7 @@
 
 The shop shows its products in one pose, before one background and in one light, so that two main pictures can be laid
 over each other. A photo cannot be laid over either; for that there is the encoder, whose vectors forget what does not
-tell products apart. Of two products of the shop thumbnails say better how alike they are (docs/encoder.md).
+tell products apart. Of two products of the shop thumbnails say better how alike they are (docs/decisions/0010).
 """
 
 from __future__ import annotations
@@ -21,11 +21,15 @@ from onevision.data.snapshot import Snapshot
 SIDE = 16
 """Pixels a side."""
 DIRECTIONS = 64
-"""Principal directions kept: more than nine tenths of what thumbnails differ by."""
+"""Principal directions kept."""
+PHOTOGRAPHED, PHOTO_SHARPNESS = 8, 40.0
+"""What was photographed is one of so many items, by the softmax of their cosines with the photo times this."""
+CHUNK = 8192
+"""Items whose pixels are held as numbers with a point at once; the others stay bytes."""
 
 
 def item_thumbnails(snapshot: Snapshot, item_ids: Sequence[str]) -> NDArray[np.float32]:
-    """Vectors (I, at most `DIRECTIONS`) whose Euclidean distance is that of the thumbnails, of channels from 0 to 1.
+    """Vectors (I, `DIRECTIONS`) whose Euclidean distance is that of the thumbnails, of channels from 0 to 1.
 
     An item's picture is its first in the order of `CATALOGUE_VIEWS`; an item without any is the mean of the others.
     """
@@ -35,11 +39,14 @@ def item_thumbnails(snapshot: Snapshot, item_ids: Sequence[str]) -> NDArray[np.f
     rows = np.flatnonzero((item >= 0) & (view >= 0))
     rows = rows[np.argsort(view[rows], kind="stable")]
     shown, first = np.unique(item[rows], return_index=True)
-    vectors = np.zeros((len(item_ids), 3 * SIDE * SIDE), np.float32)
-    if len(shown):
-        pictures = load_pixels(snapshot.images, images["image_id"].take(rows[first]).to_pylist(), SIDE)
-        pixels = pictures.reshape(len(shown), -1).astype(np.float32) / 255
-        vectors[shown] = pixels - pixels.mean(axis=0)
-    variance, axes = np.linalg.eigh(vectors.T.astype(np.float64) @ vectors)
-    kept = axes[:, np.argsort(-variance, kind="stable")[:DIRECTIONS]]
-    return (vectors @ kept).astype(np.float32)
+    vectors = np.zeros((len(item_ids), DIRECTIONS), np.float32)
+    if not len(shown):
+        return vectors
+    pictures = load_pixels(snapshot.images, images["image_id"].take(rows[first]).to_pylist(), SIDE)
+    chunks = np.array_split(pictures.reshape(len(shown), -1), len(shown) // CHUNK + 1)
+    mean = sum(chunk.sum(axis=0, dtype=np.float64) for chunk in chunks) / len(shown)
+    scatter = sum((chunk - mean).T @ (chunk - mean) for chunk in chunks)
+    variance, axes = np.linalg.eigh(scatter)
+    kept = axes[:, np.argsort(-variance, kind="stable")[:DIRECTIONS]] / 255
+    vectors[shown] = np.concatenate([(chunk - mean) @ kept for chunk in chunks])
+    return vectors

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from onevision.encoder.thumbnails import PHOTO_SHARPNESS, PHOTOGRAPHED
 from onevision.evaluation.click_log import ClickLog
 from onevision.evaluation.items import Items
 from onevision.evaluation.popularity import Popularity
@@ -51,8 +52,6 @@ FEATURES = (
 """Columns of the ranker's matrix."""
 CATEGORICAL = ("segment",)
 NEIGHBOURS = 20
-PHOTOGRAPHED, PHOTO_SHARPNESS = 8, 40.0
-"""What was photographed is one of so many neighbours, by the softmax of their cosines times this."""
 _BRANDS = 64
 
 

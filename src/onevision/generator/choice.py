@@ -30,6 +30,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from onevision.artifacts import read_json, write_json
+from onevision.encoder.thumbnails import PHOTO_SHARPNESS, PHOTOGRAPHED
 from onevision.errors import ArtifactError
 from onevision.features.queries import QuerySet
 from onevision.generator.choice_items import ItemTable, item_keys, items_digest
@@ -45,8 +46,6 @@ AGAIN_LIFE = 30.0
 """After so many items an item in a shopper's history counts an e-th of what it did when it was the last one."""
 PSEUDO_ITEMS = 10.0
 """So many items of the usual shopper's are added to a shopper's own, or the last one would be all they want."""
-PHOTOGRAPHED, PHOTO_SHARPNESS = 8, 40.0
-"""What was photographed is one of so many candidates, by the softmax of their best views' cosines times this."""
 PSEUDO_PHOTOS = 2.0
 """An item's own vector counts as so many photos among those after which it was clicked."""
 HOPELESS = -1e6
@@ -321,7 +320,7 @@ def _popularity(clicks: Tensor, expected: Tensor) -> Tensor:
 
 
 def read_choice(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Settings and tensors as written; of a feature that was not known then the weight is 0."""
+    """Settings and tensors as written; of a feature that was not known then the weight is 0, and so are thumbnails."""
     settings, tensors = read_json(folder / SETTINGS), load_file(folder / WEIGHTS)
     tensors.setdefault("item_thumbnail", torch.zeros(len(tensors["taste"]), 1))
     weights = torch.zeros(len(INTENTS), len(FEATURES))

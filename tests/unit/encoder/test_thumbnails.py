@@ -10,6 +10,7 @@ import pytest
 from onevision.data.contract import CATALOGUE_VIEWS
 from onevision.data.images import load_pixels
 from onevision.data.snapshot import Snapshot
+from onevision.encoder import thumbnails
 from onevision.encoder.thumbnails import DIRECTIONS, SIDE, item_thumbnails
 
 
@@ -40,6 +41,15 @@ def test_the_order_of_the_items_is_that_asked_for(tiny_snapshot: Path) -> None:
     items = shop.table("items")["item_id"].to_pylist()
     there, back = item_thumbnails(shop, items), item_thumbnails(shop, items[::-1])[::-1]
     np.testing.assert_allclose(there @ there.T, back @ back.T, atol=1e-3)
+
+
+def test_the_size_of_a_chunk_changes_nothing(tiny_snapshot: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop = Snapshot.open(tiny_snapshot)
+    items = shop.table("items")["item_id"].to_pylist()
+    whole = item_thumbnails(shop, items)
+    monkeypatch.setattr(thumbnails, "CHUNK", 7)
+    parts = item_thumbnails(shop, items)
+    np.testing.assert_allclose(parts @ parts.T, whole @ whole.T, atol=1e-4)
 
 
 def test_an_item_without_a_picture_is_like_the_others_mean(tiny_snapshot: Path) -> None:
