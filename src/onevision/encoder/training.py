@@ -23,6 +23,7 @@ from onevision.encoder.config import EncoderConfig
 from onevision.encoder.hard_negatives import LookAlikes
 from onevision.encoder.infonce import info_nce
 from onevision.encoder.model import Encoder
+from onevision.encoder.muon import ORTHOGONAL, Muon
 from onevision.encoder.sampler import Batch, TrainingViews, batches
 from onevision.precision import use_bf16
 from onevision.schedule import one_cycle
@@ -72,7 +73,7 @@ class EncoderTraining:
         self.known_category, self.catalogue_row = known_category, catalogue_row
         self.rng = np.random.default_rng(seed)
         self.picture_rng = np.random.default_rng([seed, 1])
-        self.optimizer = torch.optim.AdamW(parameter_groups(encoder), weight_decay=config.weight_decay, fused=True)
+        self.optimizer = Muon(parameter_groups(encoder), weight_decay=config.weight_decay)
         self.parameters = [p for g in self.optimizer.param_groups for p in g["params"]]
         self.schedule = one_cycle(self.optimizer, config.steps, most_rising=20)
         self.curve = LossCurve()
@@ -158,12 +159,19 @@ class EncoderTraining:
 
 
 def parameter_groups(encoder: Encoder) -> list[dict[str, Any]]:
-    """Parameters to train with their highest learning rates; a backbone has its own, lower one."""
+    """Parameters to train with their highest learning rates.
+
+    Layers of a tower that begins from nothing are Muon's; a backbone has its own, lower rate and stays with AdamW, as
+    it was trained.
+    """
     config = encoder.config
     trained = {name: p for name, p in encoder.named_parameters() if p.requires_grad}
-    backbone = [p for name, p in trained.items() if config.tower == "transformers" and name.startswith("tower.")]
-    taken = {id(p) for p in backbone}
+    tower = {name: p for name, p in trained.items() if name.startswith("tower.")}
+    backbone = list(tower.values()) if config.tower == "transformers" else []
+    layers = [] if backbone else [p for p in tower.values() if p.ndim > 1]
+    taken = {id(p) for p in (*backbone, *layers)}
     groups = [
+        {"params": layers, "lr": config.learning_rate, ORTHOGONAL: True},
         {"params": [p for p in trained.values() if id(p) not in taken], "lr": config.learning_rate},
         {"params": backbone, "lr": config.tower_learning_rate},
     ]

@@ -4,13 +4,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from onevision.checkpoint import Checkpoint
 from onevision.distributed import Group
 from onevision.encoder.augmentation import draw_moves, move
 from onevision.encoder.config import EncoderConfig
 from onevision.encoder.model import Encoder
+from onevision.encoder.muon import ORTHOGONAL
 from onevision.encoder.sampler import Batch, TrainingViews
 from onevision.encoder.training import EncoderTraining, LossCurve, parameter_groups
 
@@ -100,10 +101,20 @@ def test_the_work_names_the_checkpoint(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_a_backbone_has_a_learning_rate_of_its_own() -> None:
     encoder = Encoder(CONFIG, ["a"])
-    (group,) = parameter_groups(encoder)
-    assert group["lr"] == CONFIG.learning_rate
     encoder.config = CONFIG.model_copy(update={"tower": "transformers"})
     head, tower = parameter_groups(encoder)
     assert (head["lr"], tower["lr"]) == (CONFIG.learning_rate, CONFIG.tower_learning_rate)
     assert {id(p) for p in tower["params"]} == {id(p) for p in encoder.tower.parameters()}
     assert len(head["params"]) + len(tower["params"]) == len(list(encoder.parameters()))
+
+
+def test_layers_of_a_tower_that_begins_from_nothing_are_made_orthogonal() -> None:
+    encoder = Encoder(CONFIG, ["a"])
+    layers, rest = parameter_groups(encoder)
+    assert layers[ORTHOGONAL]
+    assert ORTHOGONAL not in rest
+    assert {id(p) for p in layers["params"]} == {id(m.weight) for m in encoder.modules() if isinstance(m, nn.Conv2d)}
+    assert len(layers["params"]) + len(rest["params"]) == len(list(encoder.parameters()))
+    encoder.tower.requires_grad_(False)
+    (head,) = parameter_groups(encoder)
+    assert ORTHOGONAL not in head
