@@ -189,13 +189,18 @@ class ChoiceModel(nn.Module):
         dropped: Tensor = self.dropout(u)
         return dropped
 
-    def forward(self, known: Tensor, log_p: Tensor, taste: Tensor, valid: Tensor) -> Tensor:
+    def forward(
+        self, known: Tensor, log_p: Tensor, taste: Tensor, valid: Tensor, stands_for: Tensor | None = None
+    ) -> Tensor:
         """log p(j | photo, shopper) (B, C) among the valid candidates; hopelessly low for the others.
 
         Args:
             known: (B, C, 8); log_p: (B, C) log-probability of the semantic ID; taste: (B, C) of `user` and `taste`.
+            stands_for: (B, C) how many items of the shop a candidate is a sample of; by default 1, itself.
         """
-        scores = self.intent_scores(known, log_p, taste, valid).log_softmax(1)
+        scores = self.intent_scores(known, log_p, taste, valid)
+        counted = scores if stands_for is None else scores + stands_for.log()[..., None]
+        scores = scores - counted.logsumexp(1, keepdim=True)
         return (scores + self.intent.log_softmax(0)).logsumexp(-1)
 
     def intent_scores(self, known: Tensor, log_p: Tensor, taste: Tensor, valid: Tensor) -> Tensor:

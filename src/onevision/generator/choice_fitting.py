@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 
 from onevision.decoding.ranker import GeneratorRanker
 from onevision.features.queries import QuerySet
+from onevision.generator.candidates import Candidates
 from onevision.generator.choice import FEATURES, INTENTS, ChoiceModel
 from onevision.generator.choice_items import ItemTable
-from onevision.generator.choice_training import calibrate_choice, clicks_among, nearest_candidates, train_choice
+from onevision.generator.choice_training import calibrate_choice, clicks_among, train_choice
 from onevision.generator.config import GeneratorTrainingConfig
 from onevision.generator.token_pruning import PruningSetting
 from onevision.generator.warm_choice import ParentChoice
@@ -79,10 +80,10 @@ def fit_choice(
     if parent:
         parent.into(model)
     shoppers, later = model.read(train), model.read(validation)
-    near = nearest_candidates(catalogue, train, config.choice_candidates)
-    clicks = clicks_among(model, shoppers, train, catalogue, near, None, config, counted=True)
-    near = nearest_candidates(catalogue, validation, config.choice_candidates)
-    measured = clicks_among(model, later, validation, catalogue, near, None, config, counted=False)
+    among = Candidates.of_the_shop(catalogue, train, config.choice_candidates, seed)
+    clicks = clicks_among(model, shoppers, train, catalogue, among, config, counted=True)
+    among = Candidates.of_the_shop(catalogue, validation, config.choice_candidates, seed)
+    measured = clicks_among(model, later, validation, catalogue, among, config, counted=False)
     start = parent.taste_of if parent else None
     ndcg = train_choice(
         model, traits, clicks, shoppers, measured, later, config.choice_learning_rate, epochs, seed, start
@@ -102,8 +103,8 @@ def fit_choice(
     opened = ranker.find(validation, BEAMS)
     ranker.use_pruning(PruningSetting())
     slates = [
-        clicks_among(model, later, validation, catalogue, candidates, log_p, config, counted=False)
-        for candidates, log_p in (found[model.guidance], opened)
+        clicks_among(model, later, validation, catalogue, Candidates.found(*what), config, counted=False)
+        for what in (found[model.guidance], opened)
     ]
     calibrate_choice(model, slates, later)
     model.requires_grad_(False)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from onevision.features.queries import QuerySet
+from onevision.generator.candidates import Candidates
 from onevision.generator.choice import INTENTS, ChoiceModel, Shoppers
 from onevision.generator.config import GeneratorTrainingConfig
 from onevision.semantic_ids.catalogue import Catalogue
@@ -32,23 +33,16 @@ PRIOR_DEVIATION = 1.0
 
 class Clicks(NamedTuple):
     """S clicks as choices among candidates: shoppers' rows (S,), candidates (S, C) with the click first, the features
-    of them that do not change (S, C, 8), log-probabilities (S, C), valid (S, C) bool, weight (S,)."""
+    of them that do not change (S, C, 8), log-probabilities (S, C), valid (S, C) bool, how many items a candidate stands
+    for (S, C), weight (S,)."""
 
     row: Tensor
     items: Tensor
     known: Tensor
     log_p: Tensor
     valid: Tensor
+    stands_for: Tensor
     weight: Tensor
-
-
-def nearest_candidates(catalogue: Catalogue, queries: QuerySet, count: int) -> NDArray[np.int64]:
-    """(Q, at most `count`) item numbers whose mean vector is nearest to each photo, -1 for those not there yet."""
-    count = min(count, len(catalogue.item_ids))
-    vectors = torch.from_numpy(catalogue.embedding).T
-    parts = torch.from_numpy(queries.embedding).split(1024)
-    nearest = torch.cat([(part @ vectors).topk(count, dim=1).indices for part in parts]).numpy()
-    return np.where(catalogue.entered(nearest, queries.ts), nearest, -1)
 
 
 def clicks_among(
@@ -56,34 +50,34 @@ def clicks_among(
     shoppers: Shoppers,
     queries: QuerySet,
     catalogue: Catalogue,
-    candidates: NDArray[np.int64],
-    log_p: NDArray[np.float32] | None,
+    candidates: Candidates,
     config: GeneratorTrainingConfig,
     *,
     counted: bool,
 ) -> Clicks:
-    """Clicks and orders of searches as choices among `candidates` (Q, C) of each search, -1 for none.
+    """Clicks and orders of searches as choices among the candidates of each search.
+
+    A click that beams did not find is left out. Where the candidates stand for the whole shop it joins them.
 
     Args:
-        log_p: (Q, C) log-probabilities of the candidates; then a click that is not among them is left out. Without,
-            they count as unknown (0), and the click joins the candidates.
         counted: the searches are those whose clicks the item table counts.
     """
     number = catalogue.numbers()
     rows, targets, weights = [], [], []
     for query, (clicked, ordered) in enumerate(zip(queries.clicked, queries.ordered, strict=True)):
         for item in dict.fromkeys([*clicked, *ordered]):
-            if item in number and (log_p is None or number[item] in candidates[query]):
+            if item in number and (candidates.log_p is None or number[item] in candidates.items[query]):
                 rows.append(query)
                 targets.append(number[item])
                 weights.append(config.order_weight if item in ordered else 1.0)
     row, target = np.array(rows, dtype=np.int64), np.array(targets, dtype=np.int64)
-    others = np.where(candidates[row] == target[:, None], -1, candidates[row])
-    items = np.concatenate([target[:, None], others], axis=1)
+    its_own = candidates.items[row] == target[:, None]
+    items = np.concatenate([target[:, None], np.where(its_own, -1, candidates.items[row])], axis=1)
+    stands_for = np.pad(candidates.stands_for[row], ((0, 0), (1, 0)), constant_values=1)
     found = np.zeros(items.shape, np.float32)
-    if log_p is not None:
-        found[:, 1:] = log_p[row]
-        found[:, 0] = np.where(candidates[row] == target[:, None], log_p[row], 0).sum(1)
+    if candidates.log_p is not None:
+        found[:, 1:] = candidates.log_p[row]
+        found[:, 0] = np.where(its_own, candidates.log_p[row], 0).sum(1)
     own = own_clicks(queries, catalogue, row, items) if counted else np.zeros(items.shape, np.float32)
     chosen, valid = torch.from_numpy(items), torch.from_numpy(items >= 0)
     known = [
@@ -96,6 +90,7 @@ def clicks_among(
         torch.cat(known),
         torch.from_numpy(np.where(items >= 0, found, 0).astype(np.float32)),
         valid,
+        torch.from_numpy(stands_for),
         torch.tensor(weights, dtype=torch.float32),
     )
 
@@ -232,7 +227,8 @@ def _mean_loss(log_p: Tensor, weight: Tensor) -> Tensor:
 
 def _log_p(model: ChoiceModel, clicks: Clicks, shoppers: Shoppers, batch: Tensor) -> Tensor:
     taste = _taste(model, clicks, shoppers, batch)
-    log_p: Tensor = model(clicks.known[batch], clicks.log_p[batch], taste, clicks.valid[batch])
+    known, found, valid, stands_for = (v[batch] for v in (clicks.known, clicks.log_p, clicks.valid, clicks.stands_for))
+    log_p: Tensor = model(known, found, taste, valid, stands_for)
     return log_p
 
 
@@ -244,7 +240,7 @@ def _taste(model: ChoiceModel, clicks: Clicks, shoppers: Shoppers, batch: Tensor
 @torch.no_grad()
 def _ndcg(model: ChoiceModel, clicks: Clicks, shoppers: Shoppers) -> float:
     log_p = _log_p(model, clicks, shoppers, torch.arange(len(clicks.row)))
-    place = (log_p > log_p[:, :1]).sum(1)
+    place = ((log_p > log_p[:, :1]) * clicks.stands_for).sum(1)
     return float((1 / torch.log2(place + 2.0)).mean()) if len(place) else 0.0
 
 

@@ -16,6 +16,7 @@ from onevision.artifacts import read_json, write_json
 from onevision.decoding.ranker import GeneratorRanker
 from onevision.errors import ArtifactError
 from onevision.features.queries import QuerySet
+from onevision.generator.candidates import Candidates
 from onevision.generator.choice import FEATURES, HISTORIES, SETTINGS, WEIGHTS, ChoiceModel, Shoppers
 from onevision.generator.choice_fitting import fit_choice
 from onevision.generator.choice_items import item_table
@@ -24,7 +25,6 @@ from onevision.generator.choice_training import (
     choice_loss,
     clicks_among,
     name_intents,
-    nearest_candidates,
 )
 from onevision.generator.config import GeneratorTrainingConfig
 from onevision.metrics.ranking import mrr
@@ -245,7 +245,7 @@ def shop_with_tastes(count: int, seed: int) -> tuple[QuerySet, np.ndarray]:
     kind = np.arange(len(CATALOGUE.item_ids)) % 2
     queries = make_queries(CATALOGUE, count, seed)
     names = np.array(CATALOGUE.item_ids)
-    near = nearest_candidates(CATALOGUE, queries, 10)
+    near = Candidates.of_the_shop(CATALOGUE, queries, 10, 0).items[:, :10]
     for row in range(count):
         likes = row % 2
         liked = near[row][kind[near[row]] == likes]
@@ -292,10 +292,9 @@ def test_calibration_lowers_the_loss_and_a_few_clicks_move_it_little() -> None:
     queries, _ = shop_with_tastes(200, 5)
     model = make_choice(queries)
     shoppers = model.read(queries)
-    near = nearest_candidates(CATALOGUE, queries, 20)
-    clicks = clicks_among(
-        model, shoppers, queries, CATALOGUE, near, np.zeros(near.shape, np.float32), CONFIG, counted=False
-    )
+    near = Candidates.of_the_shop(CATALOGUE, queries, 20, 0).items[:, :20]
+    found = Candidates.found(near, np.zeros(near.shape, np.float32))
+    clicks = clicks_among(model, shoppers, queries, CATALOGUE, found, CONFIG, counted=False)
     model.requires_grad_(True)
     everything = torch.arange(len(clicks.row))
     before, start = float(choice_loss(model, clicks, shoppers, everything)), model.weights.detach().clone()
@@ -315,8 +314,8 @@ def test_the_first_intent_is_the_surer_one_whatever_place_it_had() -> None:
         model.weights[surer] *= 5
         model.weights[1 - surer] /= 5
         shoppers = model.read(QUERIES)
-        near = nearest_candidates(CATALOGUE, QUERIES, 15)
-        clicks = clicks_among(model, shoppers, QUERIES, CATALOGUE, near, None, CONFIG, counted=True)
+        among = Candidates.of_the_shop(CATALOGUE, QUERIES, 15, 0)
+        clicks = clicks_among(model, shoppers, QUERIES, CATALOGUE, among, CONFIG, counted=True)
         sharp, share = model.weights[surer].clone(), model.intent[surer].clone()
         everything = torch.arange(len(clicks.row))
         before = float(choice_loss(model, clicks, shoppers, everything))
@@ -340,14 +339,14 @@ def test_beams_are_pulled_by_what_both_intents_want_in_whatever_order() -> None:
 def test_a_click_is_set_against_its_candidates_once() -> None:
     model = make_choice()
     shoppers = model.read(QUERIES)
-    near = nearest_candidates(CATALOGUE, QUERIES, 15)
-    clicks = clicks_among(model, shoppers, QUERIES, CATALOGUE, near, None, CONFIG, counted=True)
+    among = Candidates.of_the_shop(CATALOGUE, QUERIES, 15, 0)
+    clicks = clicks_among(model, shoppers, QUERIES, CATALOGUE, among, CONFIG, counted=True)
     number = CATALOGUE.numbers()
     for place, row in enumerate(clicks.row.tolist()):
         items = clicks.items[place][clicks.valid[place]].tolist()
         assert items[0] == number[QUERIES.clicked[row][0]]
-        assert len(items) == len(set(items))
-        assert set(items) == {*near[row].tolist(), items[0]}
+        assert items.count(items[0]) == 1
+        assert set(items) == {*among.items[row].tolist(), items[0]} - {-1}
 
 
 def entered_at(created: np.ndarray) -> Catalogue:
@@ -372,7 +371,7 @@ def test_clicks_are_set_against_the_time_that_an_item_was_there() -> None:
 def test_what_entered_the_shop_later_is_nobodys_loser() -> None:
     catalogue = entered_at(np.where(np.arange(len(CATALOGUE.item_ids)) % 2, QUERIES.ts.min(), NOW + 1))
     count = len(catalogue.item_ids)
-    near = nearest_candidates(catalogue, QUERIES, count)
+    near = Candidates.of_the_shop(catalogue, QUERIES, count, 0).items
     found, log_p = GeneratorRanker(make_generator(QUANTIZER), catalogue).find(QUERIES, catalogue.trie.leaves)
     for items in (near, found):
         assert {frozenset(row[row >= 0].tolist()) for row in items} == {frozenset(range(1, count, 2))}
