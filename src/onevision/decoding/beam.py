@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from onevision.decoding.guide import Guide
 from onevision.generator.memory import Memory, Past
 from onevision.generator.modelling import Generator
 from onevision.semantic_ids.trie import Trie
@@ -32,19 +33,6 @@ class Beams(NamedTuple):
     scores: Tensor
     codes: Tensor
     steps: Tensor
-
-
-class Guide(NamedTuple):
-    """What draws beams towards branches beside their probability: `pull` (B, m) of each query, and for each depth of
-    the trie the `traits` (nodes, m) of its nodes; their product is added when beams are chosen, never to their scores.
-    """
-
-    pull: Tensor
-    traits: list[Tensor]
-
-    def at(self, level: int, nodes: Tensor) -> Tensor:
-        """(B, W, C) for nodes (B, W, C) of depth `level` + 1."""
-        return (self.traits[level][nodes] @ self.pull[:, None, :, None]).squeeze(-1)
 
 
 @torch.inference_mode()
@@ -65,7 +53,8 @@ def beam_search(
         trie: of the same codebooks as the model.
         width: beams a query; at most `trie.leaves` are returned.
         masks: what a request allows (`Trie.masks`); by default every leaf.
-        guide: a shopper's taste; beams come in the order that it gives, their scores stay log-probabilities.
+        guide: what draws beams beside their probability; they come in the order that it gives, their scores stay
+            log-probabilities.
         open_below: a query stops writing when the branches of its beams hold at most so many semantic IDs together.
         margin: before the last code, beams whose log-probability (with the guide) is lower than the best one's by more
             than this are given up.
@@ -89,7 +78,7 @@ def beam_search(
         candidate = (scores[..., None] + log_probability).masked_fill_(closed, -torch.inf)
         worth = candidate
         if guide is not None:
-            worth = candidate + Guide(guide.pull[rows], guide.traits).at(level, children.nodes)
+            worth = candidate + guide.take(rows).at(level, children.nodes, candidate)
         worth, chosen = best(worth.flatten(1), width)
         scores = candidate.flatten(1).gather(1, chosen)
         nodes = children.nodes.flatten(1).gather(1, chosen).long().masked_fill_(scores == -torch.inf, -1)

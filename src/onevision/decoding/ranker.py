@@ -14,7 +14,8 @@ from tqdm import tqdm
 
 from onevision.artifacts import open_artifact, read_json, require_same_generation
 from onevision.attention_mass import KeepRule
-from onevision.decoding.beam import Beams, Guide, beam_search
+from onevision.decoding.beam import Beams, beam_search
+from onevision.decoding.guide import Guide
 from onevision.features.queries import QuerySet
 from onevision.generator.choice import ChoiceModel, Shoppers
 from onevision.generator.memory import Memory
@@ -93,6 +94,7 @@ class GeneratorRanker:
         self.choice = choice
         bucket = torch.from_numpy(self.catalogue.bucket)
         self.node_traits = choice.node_traits(self.catalogue.trie, bucket) if choice else []
+        self.node_looks = choice.node_looks(self.catalogue.trie, bucket) if choice else []
 
     def rank(
         self,
@@ -174,7 +176,10 @@ class GeneratorRanker:
     def _search(
         self, queries: QuerySet, beam_width: int, task: Task, masks: list[Tensor] | None, shoppers: Shoppers | None
     ) -> tuple[Memory, Beams]:
-        guide = Guide(self.choice.pull(shoppers), self.node_traits) if self.choice and shoppers else None
+        guide = None
+        if self.choice and shoppers:
+            pull, alike = self.choice.pull(shoppers), self.choice.pull_alike()
+            guide = Guide(pull, self.node_traits, self.node_looks, alike)
         with fast_matmul():
             memory = self.model.read(self.prompts.build(queries, task, self.setting.history), self.keep)
             trie = self.catalogue.trie

@@ -12,8 +12,8 @@ before, and the taste: v_j (k,) is a linear map of the item's traits, and the sh
 of the v of what they have clicked, searched and ordered. Few parameters on purpose: a shop has thousands of clicks to
 learn them from, not billions.
 
-The decoder reads it too: `node_traits` and `pull` say which branches of the trie are to this shopper's taste, so that
-beams go where the choice will be.
+The decoder reads it too: `node_traits` and `pull` say which branches of the trie are to this shopper's taste,
+`node_looks` and `pull_alike` which look like what was photographed, so that beams go where the choice will be.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from onevision.encoder.thumbnails import PHOTO_SHARPNESS, PHOTOGRAPHED
 from onevision.errors import ArtifactError
 from onevision.features.queries import QuerySet
 from onevision.generator.choice_items import ItemTable, item_keys, items_digest
+from onevision.generator.products import products
 from onevision.semantic_ids.catalogue import Catalogue
 from onevision.semantic_ids.trie import Trie
 
@@ -50,8 +51,10 @@ PSEUDO_PHOTOS = 2.0
 """An item's own vector counts as so many photos among those after which it was clicked."""
 HOPELESS = -1e6
 """Instead of minus infinity, whose gradient is not a number."""
-GATHERING_COST = 16
-"""To gather a vector takes as long as so many products with vectors that lie together."""
+GUIDING = 16
+"""First directions of a thumbnail that beams are chosen by; all of them find no more."""
+MEANS_CHUNK = 65536
+"""Items whose traits are summed at once, in double precision."""
 WEIGHTS, SETTINGS, ITEM_KEY = "choice.safetensors", "choice.json", "item_key"
 
 
@@ -158,8 +161,8 @@ class ChoiceModel(nn.Module):
                 learn to look the answer up.
         """
         photo, there, items = shoppers.embedding, items >= 0, items.clamp_min(0)
-        view = _products(self._views, self._view_rows[items], photo).amax(-1)
-        item, dot = (_products(vectors, items, photo) for vectors in (self._embedding, self._chosen_after))
+        view = products(self._views, self._view_rows[items], photo).amax(-1)
+        item, dot = (products(vectors, items, photo) for vectors in (self._embedding, self._chosen_after))
         square, clicks = self._chosen_after_square[items], self.item_clicks[items]
         if own is not None:
             # |s - n e|^2 and (s - n e) . e of photos e of length 1 that were summed n times into s
@@ -241,15 +244,12 @@ class ChoiceModel(nn.Module):
     def node_traits(self, trie: Trie, bucket: Tensor) -> list[Tensor]:
         """For each depth of the trie, the mean (nodes, k + 2) of taste, popularity and newness below its nodes."""
         popularity = _popularity(self.item_clicks, self.item_expected)
-        traits = torch.cat([self.taste, popularity[:, None], self.item_new[:, None]], 1).double()
-        sums = torch.zeros(trie.leaves, traits.shape[1], dtype=torch.double).index_add_(0, bucket, traits)
-        counts = torch.bincount(bucket, minlength=trie.leaves).double()
-        means = []
-        for start in trie.leaf_ranges:
-            first, last = start[:-1], start[1:]
-            total, size = (F.pad(x.cumsum(0), (*(0, 0) * (x.ndim - 1), 1, 0)) for x in (sums, counts))
-            means.append(((total[last] - total[first]) / (size[last] - size[first])[:, None]).float())
-        return means
+        return _means(trie, bucket, torch.cat([self.taste, popularity[:, None], self.item_new[:, None]], 1))
+
+    def node_looks(self, trie: Trie, bucket: Tensor) -> list[Tensor]:
+        """For each depth of the trie, the mean (nodes, `GUIDING` + 1) of thumbnails and of their squared lengths."""
+        thumbnail = self.item_thumbnail[:, :GUIDING]
+        return _means(trie, bucket, torch.cat([thumbnail, thumbnail.square().sum(1, keepdim=True)], 1))
 
     @torch.inference_mode()
     def pull(self, shoppers: Shoppers) -> Tensor:
@@ -258,9 +258,16 @@ class ChoiceModel(nn.Module):
         The weights are those of the intents together, as often as each is there: an intent that few have may ask for
         what the others do not want.
         """
-        weight = dict(zip(FEATURES, self.intent.softmax(0) @ self.weights, strict=True))
+        weight = self._mean_weight()
         priors = torch.stack([weight["popularity"], weight["new"]]).expand(len(shoppers.segment), -1)
         return self.guidance * torch.cat([weight["taste"] * self.user(shoppers), priors], 1)
+
+    def pull_alike(self) -> float:
+        """What a branch loses by each unit of distance between its thumbnails and that of what was photographed."""
+        return self.guidance * float(self._mean_weight()["alike"])
+
+    def _mean_weight(self) -> dict[str, Tensor]:
+        return dict(zip(FEATURES, self.intent.softmax(0) @ self.weights, strict=True))
 
     def _alike(self, items: Tensor, view: Tensor) -> Tensor:
         """Mean distance of the thumbnails of items (B, C) to that of what was photographed, negative.
@@ -324,6 +331,19 @@ def _popularity(clicks: Tensor, expected: Tensor) -> Tensor:
     return ((clicks + 0.5) / (expected + 0.5)).log()
 
 
+def _means(trie: Trie, bucket: Tensor, values: Tensor) -> list[Tensor]:
+    """For each depth of the trie, the mean (nodes, m) of the items' values (I, m) below its nodes."""
+    means = []
+    for start in trie.leaf_ranges:
+        node = torch.searchsorted(start, bucket, right=True) - 1
+        total = torch.zeros(len(start) - 1, values.shape[1], dtype=torch.double)
+        for rows in torch.arange(len(values)).split(MEANS_CHUNK):
+            total.index_add_(0, node[rows], values[rows].double())
+        size = torch.bincount(node, minlength=len(total))
+        means.append((total / size[:, None]).float())
+    return means
+
+
 def read_choice(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Settings and tensors as written; of a feature that was not known then the weight is 0, and so are thumbnails."""
     settings, tensors = read_json(folder / SETTINGS), load_file(folder / WEIGHTS)
@@ -331,16 +351,6 @@ def read_choice(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     weights = torch.zeros(len(INTENTS), len(FEATURES))
     weights[:, [FEATURES.index(name) for name in settings["features"]]] = tensors["weights"]
     return settings, tensors | {"weights": weights}
-
-
-def _products(vectors: Tensor, rows: Tensor, photo: Tensor) -> Tensor:
-    """Products (B, ...) of the vectors of rows (B, ...) with photos (B, d).
-
-    Of a small catalogue all products are worked out, which is faster than to gather the vectors.
-    """
-    if len(vectors) <= GATHERING_COST * rows[0].numel():
-        return (photo @ vectors.T).gather(1, rows.flatten(1)).view(rows.shape)
-    return (vectors[rows.flatten(1)] @ photo[:, :, None]).view(rows.shape)
 
 
 def _padded_views(view_item: NDArray[np.int64], items: int) -> NDArray[np.int64]:

@@ -17,7 +17,7 @@ from onevision.decoding.ranker import GeneratorRanker
 from onevision.errors import ArtifactError
 from onevision.features.queries import QuerySet
 from onevision.generator.candidates import Candidates
-from onevision.generator.choice import FEATURES, HISTORIES, SETTINGS, WEIGHTS, ChoiceModel, Shoppers
+from onevision.generator.choice import FEATURES, GUIDING, HISTORIES, SETTINGS, WEIGHTS, ChoiceModel, Shoppers
 from onevision.generator.choice_fitting import fit_choice
 from onevision.generator.choice_items import item_table
 from onevision.generator.choice_training import (
@@ -221,6 +221,35 @@ def test_guided_beams_go_where_the_taste_is_and_keep_their_log_probabilities() -
     ranker.use_choice(choice)
     found, _ = ranker.find(QUERIES, 1)
     assert (CATALOGUE.bucket[found[:, 0]] == liked).all()
+
+
+def test_guided_beams_find_what_looks_like_what_was_photographed() -> None:
+    """Of items that look like the likeliest one the beams hold more, the more that counts."""
+    ranker = GeneratorRanker(make_generator(QUANTIZER), CATALOGUE)
+    choice = make_choice()
+    torch.nn.init.zeros_(choice.weights)
+    distances = []
+    for weight in (0.0, 50.0):
+        choice.weights[:, FEATURES.index("alike")] = weight
+        ranker.use_choice(choice)
+        found, log_p = ranker.find(QUERIES, 8)
+        pictures = choice.item_thumbnail[found]
+        best = np.take_along_axis(found, log_p.argmax(1)[:, None], 1)
+        distance = (pictures - choice.item_thumbnail[best]).norm(dim=-1)
+        distances.append(float(distance[torch.from_numpy(found >= 0)].mean()))
+    assert distances[1] < 0.8 * distances[0]
+
+
+def test_looks_of_a_node_tell_how_far_the_items_below_it_are() -> None:
+    model = make_choice()
+    thumbnail = model.item_thumbnail[:, :GUIDING]
+    sids = CATALOGUE.codes.astype(np.int64)
+    for depth, table in enumerate(model.node_looks(CATALOGUE.trie, torch.from_numpy(CATALOGUE.bucket)), 1):
+        for node, prefix in enumerate(sorted({tuple(sid[:depth]) for sid in sids.tolist()})):
+            below = [n for n, sid in enumerate(sids.tolist()) if tuple(sid[:depth]) == prefix]
+            square = (thumbnail[below] - thumbnail[0]).square().sum(1).mean()
+            mean, length = table[node, :-1], table[node, -1]
+            torch.testing.assert_close(length - 2 * mean @ thumbnail[0] + thumbnail[0].square().sum(), square)
 
 
 def test_it_is_read_back_as_it_was_written_and_only_for_its_own_items(tmp_path: Path) -> None:
