@@ -20,6 +20,7 @@ from onevision.features.queries import QuerySet
 from onevision.generator.choice import ChoiceModel, Shoppers
 from onevision.generator.memory import Memory
 from onevision.generator.modelling import Generator
+from onevision.generator.products import products
 from onevision.generator.prompts import PromptBuilder, Task, without_shopper
 from onevision.generator.token_pruning import PruningSetting
 from onevision.quantization.gemm import fast_matmul
@@ -139,7 +140,8 @@ class GeneratorRanker:
         shoppers = self.choice.read(queries) if self.choice else None
         memory, beams = self._search(queries, beam_width, task, masks, shoppers)
         found, log_p = self._open_buckets(beams, allowed)
-        cosine = np.einsum("qcd,qd->qc", self.catalogue.embedding[found], queries.embedding)
+        vectors, photos = torch.from_numpy(self.catalogue.embedding), torch.from_numpy(queries.embedding)
+        cosine = products(vectors, torch.from_numpy(found).clamp_min(0), photos).numpy()
         scores = log_p
         if self.choice and shoppers:
             scores = self.choice.score(shoppers, torch.from_numpy(found), torch.from_numpy(log_p)).numpy()

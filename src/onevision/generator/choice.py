@@ -239,6 +239,12 @@ class ChoiceModel(nn.Module):
         )
         return (own - others).masked_fill(~valid, 0.0)
 
+    def flops_an_item(self) -> int:
+        """FLOPs (2 a multiply-add) to score one candidate."""
+        likeness = (self._view_rows.shape[1] + 2) * self.item_photos.shape[1]
+        alike = PHOTOGRAPHED * self.item_thumbnail.shape[1]
+        return 2 * (likeness + alike + self.taste.shape[1] + len(INTENTS) * len(FEATURES))
+
     # --- Guidance of the beams
 
     def node_traits(self, trie: Trie, bucket: Tensor) -> list[Tensor]:

@@ -124,6 +124,9 @@ class Sweep:
             self.counted[name][PATCHES] = kept_patches
         kept = float(ranking.kept_tokens.mean())
         steps = float(ranking.steps.mean())
+        flops = query_flops(config, kept, self._history(setting), steps)
+        if self.ranker.choice:
+            flops += self.ranker.choice.flops_an_item() * float((ranking.leaves >= 0).sum(1).mean())
         return Point(
             name,
             family,
@@ -134,7 +137,7 @@ class Sweep:
             kept,
             float(np.percentile(ranking.kept_tokens, 95)),
             steps,
-            query_flops(config, kept, self._history(setting), steps) / 1e6,
+            flops / 1e6,
             tower=self._tower(rule, kept_patches),
         )
 
