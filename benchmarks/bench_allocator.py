@@ -29,6 +29,8 @@ def run_side(run: Path, steps: int) -> None:
     from onevision.encoder.config import EncoderConfig
     from onevision.encoder.infonce import info_nce
     from onevision.encoder.model import Encoder
+    from onevision.encoder.muon import Muon
+    from onevision.encoder.training import parameter_groups
 
     torch.set_num_threads(1)
     torch.manual_seed(7)
@@ -38,7 +40,7 @@ def run_side(run: Path, steps: int) -> None:
     pixels = torch.from_numpy(load_pixels(shop.images, shop.table("images")["image_id"].to_pylist()[:size], 64))
     product = torch.arange(size) // config.views_per_item
     affinity, unknown = (product[:, None] == product).float(), torch.full((size,), -1)
-    optimizer = torch.optim.AdamW(encoder.parameters(), fused=True)
+    optimizer = Muon(parameter_groups(encoder), weight_decay=config.weight_decay)
 
     def step() -> None:
         with torch.autocast("cpu", torch.bfloat16):
