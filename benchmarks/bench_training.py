@@ -8,7 +8,8 @@ draws: 30 % searches with histories as long as those of the quickstart shop, thr
 pictures without any. The peer is the loop that `transformers.Trainer` runs, written out, because the `Trainer` itself
 needs `accelerate`: random batches padded to their longest, `torch.nn.Dropout`, clipping, AdamW; once in float32, once
 under bf16 autocast.
-Both sides draw the same batches and compute the same loss. One thread; CPU seconds, the best of several steps.
+Both sides draw the same batches, compute the same loss and keep the memory that they free, as stages do. One thread;
+CPU seconds, the best of several steps.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ import torch.nn.functional as F
 from bench_decoding import make_generator, make_prompt, make_sids
 from torch.utils.flop_counter import FlopCounterMode
 
+from onevision.allocator import keep_freed_memory
 from onevision.distributed import Group
 from onevision.generator.config import GeneratorTrainingConfig
 from onevision.generator.dropout import Dropout
@@ -137,6 +139,7 @@ def tokens(trainer: GeneratorTrainer) -> tuple[int, int]:
 
 
 def main() -> None:
+    keep_freed_memory()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=3)
