@@ -169,7 +169,7 @@ def _report(baseline: Point, found: Found, queries: int, config: PruningConfig) 
     picture = pareto_chart(
         families,
         title="Pruning: cost and hit rate",
-        x_label="MFLOPs a query (image tower and generator)" if tower else "MFLOPs a query (generator)",
+        x_label="MFLOPs a query (image tower, generator, choice)" if tower else "MFLOPs a query (generator and choice)",
         y_label="HR@10 on validation days",
         chosen=None if chosen is None else (chosen.cost, chosen.hr10),
         budget=baseline.hr10 - config.max_loss,
