@@ -29,24 +29,17 @@ CUTOFFS = (1, 10, 50, 350)
 SEARCHES_AT_ONCE = 8
 
 
-class LessGuided:
-    """A choice model that guides beams less, and ranks as before."""
-
-    def __init__(self, ranker: GeneratorRanker, *, taste: bool) -> None:
-        choice = ranker.choice
-        assert choice is not None
-        self.ranker, self.taste, self.guidance, self.weights = ranker, taste, choice.guidance, choice.weights.clone()
-
-    def rank(self, queries: QuerySet) -> NDArray[np.int64]:
-        """(Q, 350) items, best first."""
-        choice = self.ranker.choice
-        assert choice is not None
-        choice.guidance = self.guidance if self.taste else 0.0
-        choice.weights[:, FEATURES.index("alike")] = 0.0
-        found, log_p = self.ranker.find(queries, BEAMS)
-        choice.guidance = self.guidance
-        choice.weights.copy_(self.weights)
-        return ordered(self.ranker, queries, found, log_p)
+def less_guided(ranker: GeneratorRanker, queries: QuerySet, guidance: float) -> NDArray[np.int64]:
+    """(Q, 350) items that beams found without looks and with as much taste, in the order of the whole choice model."""
+    choice = ranker.choice
+    assert choice is not None
+    usual, weights = choice.guidance, choice.weights.clone()
+    choice.guidance = guidance
+    choice.weights[:, FEATURES.index("alike")] = 0.0
+    found, log_p = ranker.find(queries, BEAMS)
+    choice.guidance = usual
+    choice.weights.copy_(weights)
+    return ordered(ranker, queries, found, log_p)
 
 
 def ordered(
@@ -75,6 +68,7 @@ def main() -> None:
     arguments = parser.parse_args()
     run = arguments.run
     ranker = GeneratorRanker.open(run / "encoder", run / "semantic_ids", run / "generator_aligned")
+    assert ranker.choice is not None
     ranker.use_pruning(PruningSetting(open_below=OPEN_BELOW))
     queries = QuerySet.load(run / "pairs", run / "encoder", run / "features", split="test")
     number = ranker.catalogue.numbers()
@@ -82,8 +76,8 @@ def main() -> None:
     first = [[number[clicked[0]]] for clicked in queries.clicked]
     everything = np.broadcast_to(np.arange(len(number)), (len(queries), len(number)))
     rankings = {
-        "beams without a guide": LessGuided(ranker, taste=False).rank(queries),
-        "guided by taste": LessGuided(ranker, taste=True).rank(queries),
+        "beams without a guide": less_guided(ranker, queries, 0.0),
+        "guided by taste": less_guided(ranker, queries, ranker.choice.guidance),
         "guided by taste and look": ordered(ranker, queries, *ranker.find(queries, BEAMS)),
         "every item asked": ordered(ranker, queries, everything, np.zeros(everything.shape, np.float32)),
     }

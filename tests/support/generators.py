@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,13 @@ def make_catalogue(items: int = 40, seed: int = 0) -> tuple[Catalogue, ResidualK
         table,
     )
     return catalogue, quantizer
+
+
+def entered_at(catalogue: Catalogue, created: np.ndarray) -> Catalogue:
+    """The catalogue with its items created (I,) at these times."""
+    column = catalogue.table.schema.get_field_index("created_at")
+    table = catalogue.table.set_column(column, "created_at", pa.array(created, pa.timestamp("us", "UTC")))
+    return dataclasses.replace(catalogue, table=table)
 
 
 def make_generator(quantizer: ResidualKMeans, seed: int = 0, **changes: Any) -> Generator:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
-import pyarrow as pa
-from support.generators import HOUR, make_catalogue, make_queries
+from support.generators import HOUR, NOW, entered_at, make_catalogue, make_generator, make_queries
 
+from onevision.decoding.ranker import GeneratorRanker
 from onevision.generator.candidates import OTHERS, Candidates
 
-CATALOGUE, _ = make_catalogue()
+CATALOGUE, QUANTIZER = make_catalogue()
 QUERIES = make_queries(CATALOGUE)
 NEAREST = 12
 
@@ -33,9 +31,7 @@ def test_the_nearest_come_first_and_none_of_them_again() -> None:
 def test_together_they_stand_for_all_items_that_were_there() -> None:
     created = np.full(len(CATALOGUE.item_ids), QUERIES.ts.min() - HOUR)
     created[::3] = np.median(QUERIES.ts).astype(np.int64)
-    column = CATALOGUE.table.schema.get_field_index("created_at")
-    table = CATALOGUE.table.set_column(column, "created_at", pa.array(created, pa.timestamp("us", "UTC")))
-    catalogue = dataclasses.replace(CATALOGUE, table=table)
+    catalogue = entered_at(CATALOGUE, created)
     among = Candidates.of_the_shop(catalogue, QUERIES, NEAREST, seed=1)
     there = among.items >= 0
     assert catalogue.entered(among.items, QUERIES.ts)[there].all()
@@ -59,3 +55,15 @@ def test_a_shop_of_few_items_needs_no_sample() -> None:
     assert (np.sort(among.items[:, :count]) == np.arange(count)).all()
     assert (among.items[:, count:] == -1).all()
     assert np.isfinite(among.stands_for).all()
+
+
+def test_what_entered_the_shop_later_is_nobodys_loser() -> None:
+    catalogue = entered_at(CATALOGUE, np.where(np.arange(len(CATALOGUE.item_ids)) % 2, QUERIES.ts.min(), NOW + 1))
+    count = len(catalogue.item_ids)
+    near = Candidates.of_the_shop(catalogue, QUERIES, count, 0).items
+    found, log_p = GeneratorRanker(make_generator(QUANTIZER), catalogue).find(QUERIES, catalogue.trie.leaves)
+    for items in (near, found):
+        assert {frozenset(row[row >= 0].tolist()) for row in items} == {frozenset(range(1, count, 2))}
+    assert (np.isneginf(log_p) == (found < 0)).all()
+    served = GeneratorRanker(make_generator(QUANTIZER), catalogue).rank(QUERIES, catalogue.trie.leaves, count)
+    assert np.sort(served.items[0]).tolist() == list(range(count))  # today's shoppers are shown everything

@@ -6,11 +6,10 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support.generators import HOUR, NOW, make_catalogue, make_generator, make_queries, thumbnails
+from support.generators import HOUR, entered_at, make_catalogue, make_generator, make_queries, thumbnails
 
 from onevision.artifacts import read_json, write_json
 from onevision.decoding.ranker import GeneratorRanker
@@ -28,7 +27,6 @@ from onevision.generator.choice_training import (
 )
 from onevision.generator.config import GeneratorTrainingConfig
 from onevision.metrics.ranking import mrr
-from onevision.semantic_ids.catalogue import Catalogue
 
 CATALOGUE, QUANTIZER = make_catalogue()
 QUERIES = make_queries(CATALOGUE)
@@ -378,32 +376,13 @@ def test_a_click_is_set_against_its_candidates_once() -> None:
         assert set(items) == {*among.items[row].tolist(), items[0]} - {-1}
 
 
-def entered_at(created: np.ndarray) -> Catalogue:
-    """The catalogue with its items created (I,) at these times."""
-    column = CATALOGUE.table.schema.get_field_index("created_at")
-    table = CATALOGUE.table.set_column(column, "created_at", pa.array(created, pa.timestamp("us", "UTC")))
-    return dataclasses.replace(CATALOGUE, table=table)
-
-
 def test_clicks_are_set_against_the_time_that_an_item_was_there() -> None:
     start, end = QUERIES.ts.min(), QUERIES.ts.max()
     created = np.full(len(CATALOGUE.item_ids), start - HOUR)
     created[:10], created[10:15] = (start + end) // 2, end + HOUR
-    items = item_table(entered_at(created), QUERIES, CATEGORY, THUMBNAILS)
+    items = item_table(entered_at(CATALOGUE, created), QUERIES, CATEGORY, THUMBNAILS)
     expected = items.expected.double().numpy()
     assert expected.sum() == pytest.approx(items.clicks.sum())
     np.testing.assert_allclose(expected[:10], expected[20] / 2, rtol=1e-5)
     assert (expected[10:15] == 0).all()
     np.testing.assert_allclose(expected[15:], expected[20])
-
-
-def test_what_entered_the_shop_later_is_nobodys_loser() -> None:
-    catalogue = entered_at(np.where(np.arange(len(CATALOGUE.item_ids)) % 2, QUERIES.ts.min(), NOW + 1))
-    count = len(catalogue.item_ids)
-    near = Candidates.of_the_shop(catalogue, QUERIES, count, 0).items
-    found, log_p = GeneratorRanker(make_generator(QUANTIZER), catalogue).find(QUERIES, catalogue.trie.leaves)
-    for items in (near, found):
-        assert {frozenset(row[row >= 0].tolist()) for row in items} == {frozenset(range(1, count, 2))}
-    assert (np.isneginf(log_p) == (found < 0)).all()
-    served = GeneratorRanker(make_generator(QUANTIZER), catalogue).rank(QUERIES, catalogue.trie.leaves, count)
-    assert np.sort(served.items[0]).tolist() == list(range(count))  # today's shoppers are shown everything
