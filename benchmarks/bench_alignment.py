@@ -15,6 +15,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -132,7 +133,7 @@ def measure(
     return out
 
 
-def interval(differences: Sequence[NDArray[np.float64]]) -> list[dict[str, float]]:
+def interval(differences: Sequence[NDArray[np.float64]]) -> list[dict[str, Any]]:
     """Mean and 95 % interval of every metric over all searches of all runs."""
     values = np.concatenate(differences)
     out = []

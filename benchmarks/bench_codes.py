@@ -29,7 +29,7 @@ def by_beams(run: Path) -> dict[tuple[int, str], NDArray[np.float64]]:
     """(beams, metric) -> values (Q,) over the test searches of a run."""
     queries, truth = test_searches(run)
     ranker = GeneratorRanker.open(run / "encoder", run / "semantic_ids", run / "generator_sft")
-    values = {}
+    values: dict[tuple[int, str], NDArray[np.float64]] = {}
     for width in WIDTHS:
         measured = measure(np.asarray(ranker.rank(queries, width, PLACES).items), truth)
         values |= {(width, metric): measured[metric] for metric in METRICS}

@@ -20,8 +20,9 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from unittest import mock
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -48,12 +49,12 @@ SEED = 7
 def make_generator(dropout: float = 0.1) -> Generator:
     torch.manual_seed(SEED)
     settings = {"dim": DIM, "codebook_sizes": list(SIZES), "opq_subspaces": 1, "opq_size": UNIQUE}
-    layers = {"encoder_layers": 4, "decoder_layers": 4, "d_model": 256, "feedforward": 1024, "dropout": dropout}
-    model = Generator(GeneratorConfig(**layers, categories=12, quantizer=settings))
+    layers: dict[str, Any] = {"encoder_layers": 4, "decoder_layers": 4, "d_model": 256, "feedforward": 1024}
+    model = Generator(GeneratorConfig(**layers, dropout=dropout, categories=12, quantizer=settings))
     for level, _ in enumerate(SIZES):
         model.quantizer.codebook(level).normal_(std=DIM**-0.5 / 2**level)
     model.quantizer.opq_codebooks.normal_(std=DIM**-0.5 / 8)
-    for pointer in model.pointers:
+    for pointer in cast(list[torch.nn.Linear], model.pointers):
         torch.nn.init.normal_(pointer.weight, std=0.02)
     return model
 
@@ -160,12 +161,12 @@ def sweep(model: Generator, sids: np.ndarray, trie: Trie, width: int, repeats: i
     """By beams and by size of the catalogue, at batch 1; and what a cascade and the image tower cost."""
     prompt = make_prompt(model, sids, 1)
     by_beams = {
-        str(beams): cpu_ms(lambda w=beams: search(model, prompt, trie, w), repeats) for beams in (10, 50, 100, 200, 512)
+        str(beams): cpu_ms(partial(search, model, prompt, trie, beams), repeats) for beams in (10, 50, 100, 200, 512)
     }
     by_items = {}
     for items in (10_000, 100_000, 1_000_000, 10_000_000):
         other, figures = trie_figures(make_sids(items))
-        figures["ms_a_query"] = cpu_ms(lambda t=other: search(model, prompt, t, width), repeats)
+        figures["ms_a_query"] = cpu_ms(partial(search, model, prompt, other, width), repeats)
         by_items[str(items)] = figures
     cascade = {}
     for items in (10_000, 100_000, len(sids)):
@@ -213,7 +214,7 @@ def main() -> None:
         for name, helped in (("transformers", False), ("transformers, helped", True)):
             peer.shared = helped
             codes, scores = peer.search(prompt, width)
-            row[name] = cpu_ms(lambda p=prompt: peer.search(p, width), arguments.repeats if batch == 1 else 1) / batch
+            row[name] = cpu_ms(partial(peer.search, prompt, width), arguments.repeats if batch == 1 else 1) / batch
             print(f"{f'{name}, batch {batch}':32}{row[name]:9.1f}", flush=True)
         for name, model in (("float32", exact), ("bfloat16", half)):
             found = search(model, prompt, trie, width)

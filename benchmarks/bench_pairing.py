@@ -164,7 +164,8 @@ def _pandas_query_item(events: pd.DataFrame, pictures: pd.DataFrame, views: pd.D
     photos = pictures[["image_id", "item_id"]].rename(columns={"image_id": "image_a", "item_id": "item_a"})
     pairs = pairs.merge(photos, on="image_a")
     pairs = pairs[pairs["image_a"] != pairs["image_b"]]
-    weight = pairs["strength"].map({1: CLICK, 2: CART, 3: ORDER}) * np.where(pairs["view"] == "main", 1.0, 0.5)
+    strength: pd.Series = pairs["strength"].map({1: CLICK, 2: CART, 3: ORDER})
+    weight = strength * np.where(pairs["view"] == "main", 1.0, 0.5)
     kind = pairs["strength"].map({1: "query_click", 2: "query_cart", 3: "query_order"})
     return pairs.assign(kind=kind, weight=weight)[COLUMNS.split(", ")]
 
@@ -190,7 +191,7 @@ def _pandas_co_click(events: pd.DataFrame, views: pd.DataFrame) -> pd.DataFrame:
     ends = pd.concat([pairs, flipped])[["item_a", "item_b", "weight"]].reset_index()
     ends = ends.sort_values(["item_a", "weight", "item_b"], ascending=[True, False, True])
     crowded = ends.loc[ends.groupby("item_a").cumcount() >= MAX_CO_CLICK, "index"].unique()
-    pairs = pairs.drop(index=crowded)
+    pairs = pairs.drop(crowded)
     images = {"image_a": pairs["item_a"].map(faces), "image_b": pairs["item_b"].map(faces)}
     return pairs.assign(kind="co_click", **images)[COLUMNS.split(", ")]
 

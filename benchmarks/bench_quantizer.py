@@ -23,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any
 
@@ -79,10 +80,10 @@ class FaissResidual:
     """Residual k-means with `faiss.Kmeans`, a level after the other."""
 
     def fit(self, x: np.ndarray, iterations: int) -> FaissResidual:
-        self.levels = []
+        self.levels: list[Any] = []
         rest = x
         for level, size in enumerate(SIZES):
-            kmeans = faiss.Kmeans(DIM, size, niter=iterations, seed=SEED + level, max_points_per_centroid=len(x))
+            kmeans: Any = faiss.Kmeans(DIM, size, niter=iterations, seed=SEED + level, max_points_per_centroid=len(x))
             kmeans.train(rest)
             self.levels.append(kmeans)
             if level < len(SIZES) - 1:
@@ -98,14 +99,14 @@ class FaissResidual:
         return codes
 
     def decode(self, codes: np.ndarray) -> np.ndarray:
-        return sum(kmeans.centroids[codes[:, level]] for level, kmeans in enumerate(self.levels))
+        return reduce(np.add, (kmeans.centroids[codes[:, level]] for level, kmeans in enumerate(self.levels)))
 
 
 def assign(method: Any, vectors: Vectors, rows: int) -> tuple[float, float]:
     """CPU seconds of assigning `rows` new rows, and the error of the first of their blocks."""
     seconds, error = 0.0, None
     for x in vectors.blocks(rows, first=1000):
-        codes, spent = timed(lambda x=x: method.encode(x))
+        codes, spent = timed(partial(method.encode, x))
         seconds += spent
         if error is None:
             error = float(np.square(x - method.decode(codes)).sum() / np.square(x - x.mean(0)).sum())

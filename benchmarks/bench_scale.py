@@ -48,7 +48,7 @@ def pictures(snapshot: Path, count: int) -> None:
     show("read", per_second(lambda: data.extend(images.read_many(ids)), len(ids)), "pictures/core-s")
     encoder = Encoder(EncoderConfig(), [str(n) for n in range(96)]).eval()
     pixels: list[np.ndarray] = []
-    decode = lambda: pixels.extend(decode_image(d, encoder.config.image_size) for d in data)  # noqa: E731
+    decode = lambda: pixels.extend(decode_image(d, encoder.image_size) for d in data)  # noqa: E731
     show("decode", per_second(decode, len(ids)), "pictures/core-s")
     batch = np.stack(pixels)
     embedded = encoder.embed(batch[:256])

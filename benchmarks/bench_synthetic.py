@@ -56,9 +56,9 @@ def flat_drawings(catalogue: Catalogue, items: np.ndarray, kinds: np.ndarray, si
             picture = picture.rotate(float(rng.normal(0, 10)), Image.Resampling.BILINEAR, fillcolor=(120, 110, 100))
             picture = picture.filter(ImageFilter.GaussianBlur(1.0))
         small = np.asarray(picture.resize((size, size), Image.Resampling.BOX), np.float32)
-        small = small + rng.normal(0, 4, (size, size, 1))
+        noisy = small + rng.normal(0, 4, (size, size, 1))
         stream = io.BytesIO()
-        Image.fromarray(np.clip(small, 0, 255).astype(np.uint8)).save(stream, "JPEG", quality=60)
+        Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8)).save(stream, "JPEG", quality=60)
         total += stream.tell()
     return total
 

@@ -53,7 +53,7 @@ def make_trainer(precision: str, micro_batches: int, batch: int) -> GeneratorTra
     config = GeneratorTrainingConfig(
         batch_size=batch,
         micro_batches=micro_batches,
-        precision=precision,  # type: ignore[arg-type]
+        precision=precision,
         token_dropout=0.0,
         steps_visual=0,
         steps_cooccurrence=0,

@@ -24,7 +24,7 @@ SEED = 7
 def make_index(vectors: np.ndarray) -> tuple[Any, float]:
     """An inverted file over raw vectors (I, d), as many lists as the root of I, and its memory in bytes an item."""
     lists = 2 ** round(np.log2(len(vectors)) / 2)
-    index = faiss.index_factory(vectors.shape[1], f"IVF{lists},Flat", faiss.METRIC_INNER_PRODUCT)
+    index: Any = faiss.index_factory(vectors.shape[1], f"IVF{lists},Flat", faiss.METRIC_INNER_PRODUCT)
     index.cp.max_points_per_centroid = 64
     index.cp.seed = SEED
     index.train(vectors)

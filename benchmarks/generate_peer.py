@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from transformers import GenerationConfig, GenerationMixin, PretrainedConfig, Pr
 from transformers.cache_utils import EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 
+from onevision.generator.layers import DecoderLayer
 from onevision.generator.memory import Memory
 from onevision.generator.modelling import Generator
 from onevision.generator.prompts import Prompt
@@ -85,7 +86,7 @@ class Peer(PreTrainedModel, GenerationMixin):
         last = input_ids[:, -1] - self.first[max(0, level - 1)]
         x = model.start.expand(len(input_ids), -1) if level == 0 else model.codes[level - 1](last)
         x = (x + model.decoder_position[level] + model.unexplained(rest))[:, None]
-        for number, layer in enumerate(model.decoder):
+        for number, layer in enumerate(cast(list[DecoderLayer], model.decoder)):
             normed = layer.norm1(x)
             pair = past_key_values.self_attention_cache.update(*layer.self_attention.keys_values(normed), number)
             x = layer._rest(
@@ -103,10 +104,10 @@ class Peer(PreTrainedModel, GenerationMixin):
             rows = queries.repeat_interleave(len(encoded) // len(queries))
             self.expanded = self.memory.take(rows).keys_values
             return
-        for number, layer in enumerate(self.model.decoder):
+        for number, layer in enumerate(cast(list[DecoderLayer], self.model.decoder)):
             cache.cross_attention_cache.update(*layer.cross_attention.keys_values(encoded), number)
 
-    def _context(self, cache: EncoderDecoderCache, number: int) -> tuple[Tensor, Tensor]:
+    def _context(self, cache: EncoderDecoderCache, number: int) -> tuple[Tensor, ...]:
         if self.shared:
             return self.expanded[number]
         layer = cache.cross_attention_cache.layers[number]

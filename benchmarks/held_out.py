@@ -18,5 +18,5 @@ def test_searches(run: Path) -> tuple[QuerySet, Truth]:
     items = Items.load(run / "semantic_ids", Snapshot.open(run / "snapshot", verify=False))
     limit = EvaluationConfig().max_queries
     queries, _ = held_out_queries(run / "pairs", run / "encoder", run / "features", items, limit)
-    searches = Searches.of(queries, items, run / "pairs")
+    searches = Searches.of(queries, items)
     return queries, Truth.of([c.tolist() for c in searches.clicked], [o.tolist() for o in searches.ordered])

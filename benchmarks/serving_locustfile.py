@@ -15,7 +15,7 @@ import time
 from functools import cache
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import gevent
 import locust.stats
@@ -26,7 +26,7 @@ from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
 from serving_load import EXPLAINED, PATIENCE, SEED, UNEXPLAINED
 
-locust.stats.bucket_response_time = lambda milliseconds: round(milliseconds, 1)
+cast(Any, locust.stats).bucket_response_time = lambda milliseconds: round(milliseconds, 1)
 
 
 @events.init_command_line_parser.add_listener
@@ -47,12 +47,14 @@ def look_at_the_clock(**_: Any) -> None:
 @events.quitting.add_listener
 def write(environment: Environment, **_: Any) -> None:
     """What was met is no failure of the run; an exception of ours is."""
-    environment.process_exit_code = int(bool(environment.runner.exceptions))
-    stats = environment.stats
-    if environment.parsed_options.out and stats.num_requests:
-        found = {"seconds": stats.total.last_request_timestamp - stats.total.start_time}
-        found["searches"] = [entry.serialize() for entry in stats.entries.values()]
-        Path(environment.parsed_options.out).write_text(json.dumps(found))
+    runner, options, stats = environment.runner, environment.parsed_options, environment.stats
+    assert runner is not None
+    assert options is not None
+    environment.process_exit_code = int(bool(runner.exceptions))
+    last = stats.total.last_request_timestamp
+    if options.out and last is not None:
+        searches = [entry.serialize() for entry in stats.entries.values()]
+        Path(options.out).write_text(json.dumps({"seconds": last - stats.total.start_time, "searches": searches}))
 
 
 @cache
