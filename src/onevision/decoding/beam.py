@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from onevision.decoding.guide import Guide
@@ -24,9 +25,10 @@ from onevision.semantic_ids.trie import Trie
 class Beams(NamedTuple):
     """Best semantic IDs of every query, best first; at every level ties go to the smaller node, so to the smaller leaf.
 
-    `leaves` (B, W) int64, -1 for a dead beam; `scores` (B, W) log-probability of the codes that were written; `codes`
-    (B, W, L) as they were written, and where a branch was opened the rest as the trie has it; `steps` (B,) how many
-    codes a query's beams read in the decoder, which is what they cost.
+    `leaves` (B, W) int64, -1 for none; `scores` (B, W) log-probability of the codes that were written; `codes`
+    (B, V, L) as the beams wrote them, -1 for a dead beam and for what was not written because branches were opened
+    (where none were, these are the codes of the leaves); `steps` (B,) how many codes a query's beams read in the
+    decoder, which is what they cost.
     """
 
     leaves: Tensor
@@ -86,9 +88,7 @@ def beam_search(
         parent = chosen // candidate.shape[2]
         written = torch.cat([_pick(written, parent), code[..., None]], 2)
         if level == trie.length - 1:
-            order = worth.sort(dim=1, descending=True, stable=True).indices
-            beams = Beams(nodes.gather(1, order), scores.gather(1, order), _pick(written, order), steps)
-            finished.append((rows, beams))
+            finished.append((rows, Beams(*_best_first(worth, nodes, scores, written), steps)))
             break
         if margin is not None:
             near = _near(worth, margin)
@@ -106,8 +106,10 @@ def beam_search(
             small = held <= open_below
             if small.any():
                 allowed = None if masks is None else masks[-1]
-                opened = _open(trie, level, nodes[small], scores[small], worth[small], steps[small], allowed)
-                finished.append((rows[small], opened))
+                branch, log_p, codes = _best_first(*(value[small] for value in (worth, nodes, scores, written)))
+                leaves, found = _open(trie, level, branch, log_p, allowed)
+                codes = F.pad(codes, (0, trie.length - level - 1), value=-1)
+                finished.append((rows[small], Beams(leaves, found, codes, steps[small])))
                 going = torch.nonzero(~small).squeeze(1)
                 if not len(going):
                     break
@@ -133,28 +135,32 @@ def _leaves_below(trie: Trie, level: int, nodes: Tensor) -> tuple[Tensor, Tensor
     return first, bounds[nodes.clamp_min(0) + 1] - first
 
 
-def _open(
-    trie: Trie, level: int, nodes: Tensor, scores: Tensor, worth: Tensor, steps: Tensor, allowed: Tensor | None
-) -> Beams:
-    """All allowed leaves below live nodes (B, W) of depth `level` + 1, branches in the order of their worth."""
+def _best_first(worth: Tensor, nodes: Tensor, scores: Tensor, written: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Nodes (B, W), scores (B, W) and written codes (B, W, l) in the order of their worth (B, W); -1 are the codes of
+    dead beams, whose node is -1."""
     order = worth.sort(dim=1, descending=True, stable=True).indices
-    nodes, scores = nodes.gather(1, order), scores.gather(1, order)
+    nodes = nodes.gather(1, order)
+    return nodes, scores.gather(1, order), _pick(written, order).masked_fill((nodes < 0)[..., None], -1)
+
+
+def _open(trie: Trie, level: int, nodes: Tensor, scores: Tensor, allowed: Tensor | None) -> tuple[Tensor, Tensor]:
+    """All allowed leaves (B, W') below live nodes (B, W) of depth `level` + 1, branch after branch, and the scores
+    (B, W') of their branches; -1 and -inf where a query has fewer."""
     first, count = _leaves_below(trie, level, nodes)
     count = count.masked_fill(nodes < 0, 0)
-    flat, row = count.flatten(), torch.arange(len(nodes))[:, None].expand_as(nodes).flatten()
+    flat = count.flatten()
     leaf = first.flatten().repeat_interleave(flat)
     leaf = leaf + torch.arange(len(leaf)) - (flat.cumsum(0) - flat).repeat_interleave(flat)
-    row, score = row.repeat_interleave(flat), scores.flatten().repeat_interleave(flat)
+    branch = torch.arange(len(flat)).repeat_interleave(flat)
     if allowed is not None:
-        row, score, leaf = row[allowed[leaf]], score[allowed[leaf]], leaf[allowed[leaf]]
+        branch, leaf = branch[allowed[leaf]], leaf[allowed[leaf]]
+    row = branch // nodes.shape[1]
     held = torch.bincount(row, minlength=len(nodes))
     place = torch.arange(len(row)) - (held.cumsum(0) - held).repeat_interleave(held)
     shape = (len(nodes), int(held.max()) if len(held) else 0)
     leaves, found = torch.full(shape, -1), torch.full(shape, -torch.inf)
-    leaves[row, place], found[row, place] = leaf, score
-    codes = torch.zeros((*shape, trie.length), dtype=torch.long)
-    codes[row, place] = torch.from_numpy(trie.sids(leaf))
-    return Beams(leaves, found, codes, steps)
+    leaves[row, place], found[row, place] = leaf, scores.flatten()[branch]
+    return leaves, found
 
 
 def _together(parts: list[tuple[Tensor, Beams]], batch: int) -> Beams:
@@ -163,12 +169,12 @@ def _together(parts: list[tuple[Tensor, Beams]], batch: int) -> Beams:
         return parts[0][1]
     shape = (batch, max(beams.leaves.shape[1] for _, beams in parts))
     leaves, scores = torch.full(shape, -1), torch.full(shape, -torch.inf)
-    codes = torch.zeros((*shape, parts[0][1].codes.shape[2]), dtype=torch.long)
+    codes = torch.full((batch, max(b.codes.shape[1] for _, b in parts), parts[0][1].codes.shape[2]), -1)
     steps = torch.zeros(batch, dtype=torch.long)
     for rows, beams in parts:
-        width = beams.leaves.shape[1]
-        leaves[rows, :width], scores[rows, :width], codes[rows, :width] = beams.leaves, beams.scores, beams.codes
-        steps[rows] = beams.steps
+        width, beam_width = beams.leaves.shape[1], beams.codes.shape[1]
+        leaves[rows, :width], scores[rows, :width] = beams.leaves, beams.scores
+        codes[rows, :beam_width], steps[rows] = beams.codes, beams.steps
     return Beams(leaves, scores, codes, steps)
 
 

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from onevision.artifacts import open_artifact, read_json, require_same_generation
 from onevision.attention_mass import KeepRule
-from onevision.decoding.beam import Beams, beam_search
+from onevision.decoding.beam import Beams, beam_search, best
 from onevision.decoding.guide import Guide
 from onevision.features.queries import QuerySet
 from onevision.generator.choice import ChoiceModel, Shoppers
@@ -41,7 +41,7 @@ class Ranking:
         leaves: (Q, W) int64 semantic IDs (leaf numbers) in the order of the beams, -1 for a dead beam.
         kept_tokens: (Q,) image tokens that were read.
         steps: (Q,) codes that the beams read in the decoder.
-        invalid_rate: share of live beams whose codes are no semantic ID of the catalogue.
+        invalid_rate: share of live beams whose codes begin no semantic ID of the catalogue.
     """
 
     items: NDArray[np.int64]
@@ -140,16 +140,19 @@ class GeneratorRanker:
         shoppers = self.choice.read(queries) if self.choice else None
         memory, beams = self._search(queries, beam_width, task, masks, shoppers)
         found, log_p = self._open_buckets(beams, allowed)
-        vectors, photos = torch.from_numpy(self.catalogue.embedding), torch.from_numpy(queries.embedding)
-        cosine = products(vectors, torch.from_numpy(found).clamp_min(0), photos).numpy()
-        scores = log_p
+        items, scores = torch.from_numpy(found), torch.from_numpy(log_p)
         if self.choice and shoppers:
-            scores = self.choice.score(shoppers, torch.from_numpy(found), torch.from_numpy(log_p)).numpy()
-        order = np.lexsort((-cosine, -scores), axis=1)[:, :k]
-        items, scores = np.take_along_axis(found, order, axis=1), np.take_along_axis(scores, order, axis=1)
+            scores = self.choice.score(shoppers, items, scores)
+        else:  # items of one semantic ID stand as near as they are to the photo
+            vectors, photos = torch.from_numpy(self.catalogue.embedding), torch.from_numpy(queries.embedding)
+            order = products(vectors, items.clamp_min(0), photos).argsort(dim=1, descending=True, stable=True)
+            items, scores = items.gather(1, order), scores.gather(1, order)
+        scores, columns = best(scores, k)
+        scores, order = scores.sort(dim=1, descending=True, stable=True)
+        items = items.gather(1, columns.gather(1, order))
         return Ranking(
-            _widened(items, k),
-            _widened(scores, k, -np.inf),
+            _widened(items.numpy(), k),
+            _widened(scores.numpy(), k, -np.inf),
             beams.leaves.numpy(),
             memory.kept.numpy(),
             beams.steps.numpy(),
@@ -219,12 +222,14 @@ class GeneratorRanker:
 
     def _invalid_rate(self, beams: Beams) -> float:
         """Measured on the codes as written, against the items' table and not the trie: 0 by construction."""
-        live = self._sid_keys(beams.codes[beams.leaves >= 0].numpy())
-        place = np.searchsorted(self.known_sids, live).clip(max=len(self.known_sids) - 1)
-        return float((self.known_sids[place] != live).mean()) if len(live) else 0.0
+        codes = beams.codes[beams.codes[..., 0] >= 0].numpy()
+        sizes = np.array(self.model.codebook_sizes)
+        first, last = (self._sid_keys(np.where(codes >= 0, codes, rest)) for rest in (0, sizes - 1))
+        known = np.searchsorted(self.known_sids, last, side="right") > np.searchsorted(self.known_sids, first)
+        return float((~known).mean()) if len(codes) else 0.0
 
     def _sid_keys(self, codes: NDArray[np.int64]) -> NDArray[np.int64]:
-        """One number (N,) for each row of codes (N, L)."""
+        """One number (N,) for each row of codes (N, L), in the order of the rows."""
         return np.asarray(np.ravel_multi_index(tuple(codes.T), self.model.codebook_sizes), dtype=np.int64)
 
 

@@ -34,7 +34,8 @@ from onevision.encoder.thumbnails import PHOTO_SHARPNESS, PHOTOGRAPHED
 from onevision.errors import ArtifactError
 from onevision.features.queries import QuerySet
 from onevision.generator.choice_items import ItemTable, item_keys, items_digest
-from onevision.generator.products import products
+from onevision.generator.products import gathered_products, products
+from onevision.quantization.gemm import fast_matmul
 from onevision.semantic_ids.catalogue import Catalogue
 from onevision.semantic_ids.trie import Trie
 
@@ -45,6 +46,9 @@ INTENTS = ("this very product", "one like it")
 HISTORIES = ("recent_clicked", "recent_searched", "recent_ordered", "long_history")
 AGAIN_LIFE = 30.0
 """After so many items an item in a shopper's history counts an e-th of what it did when it was the last one."""
+HISTORY_SLOTS = 4096
+"""Most candidates fall into a slot, by the last bits of their number, where no item of the history is: they are not in
+it, and are not looked for. A power of two."""
 PSEUDO_ITEMS = 10.0
 """So many items of the usual shopper's are added to a shopper's own, or the last one would be all they want."""
 PSEUDO_PHOTOS = 2.0
@@ -124,6 +128,7 @@ class ChoiceModel(nn.Module):
         self._view_rows = torch.from_numpy(_padded_views(catalogue.view_item, len(catalogue.item_ids)))
         chosen_after = self.item_photos + PSEUDO_PHOTOS * self._embedding
         self._chosen_after, self._chosen_after_square = chosen_after, chosen_after.square().sum(1)
+        self._long_thumbnail = _with_square(self.item_thumbnail)
         self._popularity_sum = _popularity(self.item_clicks, self.item_expected).exp().sum()
         self._number = catalogue.numbers()
         self._digest = items_digest(catalogue)
@@ -254,8 +259,7 @@ class ChoiceModel(nn.Module):
 
     def node_looks(self, trie: Trie, bucket: Tensor) -> list[Tensor]:
         """For each depth of the trie, the mean (nodes, `GUIDING` + 1) of thumbnails and of their squared lengths."""
-        thumbnail = self.item_thumbnail[:, :GUIDING]
-        return _means(trie, bucket, torch.cat([thumbnail, thumbnail.square().sum(1, keepdim=True)], 1))
+        return _means(trie, bucket, _with_square(self.item_thumbnail[:, :GUIDING]))
 
     @torch.inference_mode()
     def pull(self, shoppers: Shoppers) -> Tensor:
@@ -283,8 +287,12 @@ class ChoiceModel(nn.Module):
         """
         cosine, place = view.topk(min(PHOTOGRAPHED, view.shape[1]), dim=1)
         probability = (PHOTO_SHARPNESS * cosine).softmax(1)
-        own, others = self.item_thumbnail[items.gather(1, place)], self.item_thumbnail[items]
-        return -(probability[:, None] @ torch.cdist(own, others)).squeeze(1)
+        own = F.embedding(items.gather(1, place), self._long_thumbnail)
+        # [y, |y|^2] [-2 x, 1] + |x|^2
+        asked = F.pad(-2 * own[..., :-1], (0, 1), value=1.0).transpose(1, 2)
+        with fast_matmul():
+            square = gathered_products(self._long_thumbnail, items, asked).add_(own[..., -1][:, None])
+        return -(square.clamp_min_(0).sqrt_() @ probability[..., None]).squeeze(-1)
 
     def _again(self, shoppers: Shoppers, items: Tensor, popularity: Tensor) -> Tensor:
         """Log of how much likelier items (B, C) of `popularity` (B, C) are to this shopper than to the usual one.
@@ -295,7 +303,10 @@ class ChoiceModel(nn.Module):
         """
         history = shoppers.histories[:, HISTORIES.index("long_history")]
         weight = (-torch.arange(history.shape[1]) / AGAIN_LIFE).exp()
-        taken = (items[:, :, None] == history[:, None]).float() @ weight
+        slot, taken = history % HISTORY_SLOTS, torch.zeros(items.shape)
+        filled = torch.zeros(len(items), HISTORY_SLOTS, dtype=torch.bool).scatter_(1, slot, True)
+        row, place = filled.gather(1, items & (HISTORY_SLOTS - 1)).nonzero(as_tuple=True)
+        taken[row, place] = (items[row, place][:, None] == history[row]).float() @ weight
         ratio: Tensor = taken / (PSEUDO_ITEMS * popularity.exp() / self._popularity_sum)
         return ratio.log1p()
 
@@ -335,6 +346,11 @@ class ChoiceModel(nn.Module):
 def _popularity(clicks: Tensor, expected: Tensor) -> Tensor:
     """Log of an item's clicks against what is expected of any; 0 for what was not there to be clicked."""
     return ((clicks + 0.5) / (expected + 0.5)).log()
+
+
+def _with_square(vectors: Tensor) -> Tensor:
+    """Vectors (N, d) and the square of their lengths, (N, d + 1)."""
+    return torch.cat([vectors, vectors.square().sum(1, keepdim=True)], 1)
 
 
 def _means(trie: Trie, bucket: Tensor, values: Tensor) -> list[Tensor]:

@@ -205,11 +205,14 @@ def test_ranking_does_not_depend_on_the_batch(ranker: GeneratorRanker, share: fl
             np.testing.assert_allclose(part.scores, whole.scores[rows], rtol=1e-5)
 
 
-def test_a_code_that_is_no_item_would_be_counted_as_invalid(ranker: GeneratorRanker) -> None:
-    known = ranker.known_sids
-    ranker.known_sids = known[: len(known) // 2]
-    assert ranker.rank(QUERIES, CATALOGUE.trie.leaves, 5).invalid_rate > 0.3
-    ranker.known_sids = known
+@pytest.mark.parametrize("open_below", [None, 30])
+def test_a_code_that_is_no_item_would_be_counted_as_invalid(
+    ranker: GeneratorRanker, monkeypatch: pytest.MonkeyPatch, open_below: int | None
+) -> None:
+    monkeypatch.setattr(ranker, "setting", PruningSetting(open_below=open_below))
+    assert ranker.rank(QUERIES, CATALOGUE.trie.leaves, 5).invalid_rate == 0
+    monkeypatch.setattr(ranker, "known_sids", ranker.known_sids[: len(ranker.known_sids) // 2])
+    assert 0.3 < ranker.rank(QUERIES, CATALOGUE.trie.leaves, 5).invalid_rate < 0.7
 
 
 def test_only_allowed_items_are_found_even_inside_a_shared_bucket(ranker: GeneratorRanker) -> None:
@@ -249,8 +252,9 @@ def test_open_branches_hold_what_is_below_them_and_cost_fewer_steps(ranker: Gene
             below = full.leaves[row].tolist()
         found = early.leaves[row][early.leaves[row] >= 0].tolist()
         assert found == below
-        for leaf, codes in zip(found, early.codes[row].tolist(), strict=False):
-            assert codes == sids[leaf]
+        unwritten = [-1] * (trie.length - len(prefixes[0]))
+        if depth < trie.length:
+            assert early.codes[row][: len(prefixes)].tolist() == [[*prefix, *unwritten] for prefix in prefixes]
 
 
 @pytest.mark.parametrize("open_below", [8, 20, 1000])
