@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from onevision.generator.dropout import Dropout
+from onevision.generator.dropout import Dropout, dropped_attention
 from onevision.quantization.gemm import plain_matmul
 
 
@@ -32,15 +32,15 @@ class Attention(nn.Module):
         """Attend from x (B, Q, d); `mask` (B, S) bool, True where there is something to attend to."""
         key, value = keys_values
         query = self._split(self.query(x))
+        mask = None if mask is None else mask[:, None, None]
+        p = self.dropout if self.training else 0.0
         with plain_matmul():
-            attended = F.scaled_dot_product_attention(
-                query,
-                key,
-                value,
-                attn_mask=None if mask is None else mask[:, None, None],
-                dropout_p=self.dropout if self.training else 0.0,
-                is_causal=causal,
-            )
+            if p and x.device.type == "cpu":
+                attended = dropped_attention(query, key, value, mask, p, causal=causal)
+            else:
+                attended = F.scaled_dot_product_attention(
+                    query, key, value, attn_mask=mask, dropout_p=p, is_causal=causal
+                )
         return self.output(attended.transpose(1, 2).flatten(2))
 
     def mass(self, x: Tensor, keys_values: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:

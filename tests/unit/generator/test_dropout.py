@@ -1,8 +1,9 @@
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from onevision.generator.dropout import Dropout
+from onevision.generator.dropout import Dropout, dropped_attention
 
 
 @pytest.fixture
@@ -46,3 +47,24 @@ def test_it_is_drawn_from_the_seed_in_any_type(ones):
         torch.manual_seed(3)
         assert torch.equal(first, Dropout(0.3)(ones.to(dtype)))
         assert first.dtype == dtype
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_attention_without_dropout_is_that_of_torch(causal):
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = torch.randn(3, 2, 4, 5, 8, generator=generator).unbind()
+    mask = None if causal else torch.tensor([[1, 1, 1, 0, 1], [1, 0, 0, 0, 0]]).bool()[:, None, None]
+    expected = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal)
+    torch.testing.assert_close(dropped_attention(query, key, value, mask, 0.0, causal=causal), expected)
+
+
+def test_attention_drops_weights_and_is_the_same_in_the_mean():
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = torch.randn(3, 1, 2, 3, 8, generator=generator).unbind()
+    torch.manual_seed(0)
+    many = [tensor.expand(20_000, -1, -1, -1) for tensor in (query, key, value)]
+    out = dropped_attention(*many, None, 0.3, causal=False)
+    expected = F.scaled_dot_product_attention(query, key, value)
+    torch.testing.assert_close(out.mean(0, keepdim=True), expected, rtol=0, atol=0.03)
+    # each of three weights is there or not: eight sums
+    assert len(out[:, 0, 0, 0].unique()) == 8
