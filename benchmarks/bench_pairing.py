@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 from onevision.data.contract import EVENTS, TIMESTAMP
 from onevision.pairing.engines import DuckDB
 from onevision.pairing.mining import ACTS, CO_CLICK, LIMIT, LOG, NUMBERED_ITEMS, OFFENDERS, QUERY_ITEM
-from onevision.pairing.tables import named_pairs
+from onevision.pairing.tables import named_pairs, write_pairs
 
 BEGIN = int(datetime(2026, 1, 1, tzinfo=UTC).timestamp()) * 1_000_000
 DAY = 86_400_000_000
@@ -199,7 +199,7 @@ def _pandas_co_click(events: pd.DataFrame, views: pd.DataFrame) -> pd.DataFrame:
 def run_side(side: str, folder: Path, memory_gb: float) -> None:
     """One side, in this process: write its pairs and what they cost."""
     if side == "duckdb":
-        pq.write_table(duckdb_pairs(folder, memory_gb), folder / "pairs-duckdb.parquet", store_schema=False)
+        write_pairs(duckdb_pairs(folder, memory_gb), folder / "pairs-duckdb.parquet")
     else:
         pandas_pairs(folder).to_parquet(folder / "pairs-pandas.parquet", index=False)
     usage = resource.getrusage(resource.RUSAGE_SELF)

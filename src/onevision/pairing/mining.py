@@ -17,9 +17,13 @@ VIEW_ORDER = "CASE view WHEN 'main' THEN 0 WHEN 'sku' THEN 1 WHEN 'user_photo' T
 
 OFFENDERS = """
 CREATE TABLE offenders AS
-WITH clicks AS (
+WITH busy AS (
+  SELECT DISTINCT user_id FROM (
+    SELECT user_id FROM events WHERE event_type = 'click'
+    GROUP BY user_id, FLOOR(ts / 60000000) HAVING 2 * COUNT(*) > $max_clicks) minutes
+), clicks AS (
   SELECT user_id, ts, LAG(ts, $max_clicks) OVER (PARTITION BY user_id ORDER BY ts) AS earlier
-  FROM events WHERE event_type = 'click'
+  FROM events WHERE event_type = 'click' AND user_id IN (SELECT user_id FROM busy)
 ), offences AS (
   SELECT user_id, ts FROM clicks WHERE ts - earlier < 60000000
   UNION ALL
@@ -28,7 +32,7 @@ WITH clicks AS (
 SELECT user_id, MIN(ts) AS since FROM offences GROUP BY user_id
 """
 """Users too fast for a person (more than $max_clicks clicks within a minute) or active before the account was made, and
-since when."""
+since when. Who is too fast has half of these clicks in one minute of the clock: only their clicks are sorted."""
 
 LOG = f"""
 CREATE TEMPORARY VIEW log AS
@@ -226,19 +230,19 @@ WHERE a.split = 0 AND b.split = 0
 
 LIMIT = f"""
 WITH co_clicked AS (
-  SELECT p.kind, p.a, p.b, p.weight, a.item AS item_a, b.item AS item_b
+  SELECT p.a, p.b, p.weight, a.item AS item_a, b.item AS item_b
   FROM $source p
   JOIN pictures a ON p.a = a.picture
   JOIN pictures b ON p.b = b.picture
   WHERE p.kind = {CO_CLICKED}
 ), ends AS (
-  SELECT kind, a, b, weight, item_a AS item, item_b AS other FROM co_clicked
+  SELECT a, b, weight, item_a AS item, item_b AS other FROM co_clicked
   UNION ALL
-  SELECT kind, a, b, weight, item_b, item_a FROM co_clicked
-), over_limit AS (
-  SELECT DISTINCT kind, a, b FROM (
-    SELECT *, ROW_NUMBER() OVER (PARTITION BY item ORDER BY weight DESC, other) AS n FROM ends) ranked
-  WHERE n > $max_co_click
+  SELECT a, b, weight, item_b, item_a FROM co_clicked
+), strongest AS (
+  SELECT a, b FROM (
+    SELECT a, b, ROW_NUMBER() OVER (PARTITION BY item ORDER BY weight DESC, other) AS n FROM ends) ranked
+  WHERE n <= $max_co_click GROUP BY a, b HAVING COUNT(*) = 2
 ), numbered AS (
   SELECT p.*, ROW_NUMBER() OVER (
     PARTITION BY b.item ORDER BY
@@ -251,9 +255,10 @@ WITH co_clicked AS (
 )
 SELECT a, b, kind, weight, honest FROM numbered WHERE n <= $max_same_item
 UNION ALL
-SELECT p.* FROM $source p
-LEFT JOIN over_limit o ON p.kind = o.kind AND p.a = o.a AND p.b = o.b
-WHERE p.kind <> {SAME} AND o.kind IS NULL
+SELECT p.a, p.b, p.kind, p.weight, p.honest FROM $source p
+JOIN strongest s ON p.a = s.a AND p.b = s.b WHERE p.kind = {CO_CLICKED}
+UNION ALL
+SELECT a, b, kind, weight, honest FROM $source WHERE kind NOT IN ({CO_CLICKED}, {SAME})
 """
 """At most so many pairs an item: the strongest co-clicks at both ends; of views those across shop and shopper first."""
 

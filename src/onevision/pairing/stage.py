@@ -18,7 +18,7 @@ from onevision.pairing.contact_sheet import contact_sheet
 from onevision.pairing.engines import Engine, open_engine
 from onevision.pairing.mining import KINDS
 from onevision.pairing.splits import SPLITS, TimeSplit, require_training_events
-from onevision.pairing.tables import PairTables
+from onevision.pairing.tables import PairTables, write_pairs
 from onevision.report import ReportTable, StageReport
 
 PAIRS_KIND = "pairs"
@@ -63,7 +63,7 @@ def _pair(engine: Engine, source: Snapshot, out: Path, config: PairingConfig, se
     start_artifact(out)
     write_json(out / "splits.json", split.iso())
     pq.write_table(queries, out / "queries.parquet")
-    pq.write_table(pairs, out / "image_pairs.parquet", store_schema=False)  # text is read back as text
+    write_pairs(pairs, out / "image_pairs.parquet")
     pq.write_table(image_splits, out / "image_splits.parquet")
     finish_artifact(out, PAIRS_KIND, parents={"snapshot": source.artifact}, counts=counts)
     return StageReport(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from string import Template
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from onevision.data.contract import TABLES, TIMESTAMP
 from onevision.data.snapshot import Snapshot
@@ -193,3 +195,11 @@ def named_pairs(rows: pa.Table, pictures: pa.Table) -> pa.Table:
     }
     kind = pa.DictionaryArray.from_arrays(rows["kind"].combine_chunks().cast(pa.int32()), list(KINDS))
     return pa.table(columns | {"kind": kind, "weight": rows["weight"]})
+
+
+def write_pairs(pairs: pa.Table, path: Path) -> None:
+    """Write named pairs, whose text is read back as text.
+
+    Ids stand as they are: their dictionaries outgrow a page, so that Parquet would make them only to give them up.
+    """
+    pq.write_table(pairs, path, store_schema=False, use_dictionary=["kind", "view_a", "view_b"])
