@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from onevision.encoder.thumbnails import PHOTOGRAPHED
-from onevision.generator.products import products
+from onevision.generator.products import VectorTable
 
 CLOSED = -1e4
 """Instead of minus infinity, of which no share can be told."""
@@ -28,8 +28,8 @@ class Guide(NamedTuple):
     """
 
     pull: Tensor
-    traits: list[Tensor]
-    looks: list[Tensor]
+    traits: list[VectorTable]
+    looks: list[VectorTable]
     alike: float
 
     def take(self, rows: Tensor) -> Guide:
@@ -42,9 +42,8 @@ class Guide(NamedTuple):
         Args:
             log_probability: (B, W, C) of the nodes, -inf for those that are closed.
         """
-        return products(self.traits[level], nodes, self.pull) - self.alike * self._distance(
-            level, nodes, log_probability
-        )
+        taste = self.traits[level].products(nodes, self.pull)
+        return taste - self.alike * self._distance(level, nodes, log_probability)
 
     def _distance(self, level: int, nodes: Tensor, log_probability: Tensor) -> Tensor:
         """Root mean square distance (B, W, C) of the thumbnails below nodes to that of what was photographed, which is
@@ -52,7 +51,7 @@ class Guide(NamedTuple):
         looks, flat = self.looks[level], log_probability.flatten(1)
         likely = flat.topk(min(PHOTOGRAPHED, flat.shape[1]), dim=1)
         share = likely.values.clamp_min(CLOSED).softmax(1)
-        seen = looks[nodes.flatten(1).gather(1, likely.indices), :-1]
+        seen = looks.vectors[nodes.flatten(1).gather(1, likely.indices), :-1]
         picture = (share[..., None] * seen).sum(1)
-        square = products(looks, nodes, F.pad(-2 * picture, (0, 1), value=1.0))
+        square = looks.products(nodes, F.pad(-2 * picture, (0, 1), value=1.0))
         return (square + picture.square().sum(1)[:, None, None]).clamp_min(0).sqrt()

@@ -20,7 +20,7 @@ from onevision.features.queries import QuerySet
 from onevision.generator.choice import ChoiceModel, Shoppers
 from onevision.generator.memory import Memory
 from onevision.generator.modelling import Generator
-from onevision.generator.products import products
+from onevision.generator.products import VectorTable
 from onevision.generator.prompts import PromptBuilder, Task, without_shopper
 from onevision.generator.token_pruning import PruningSetting
 from onevision.quantization.gemm import fast_matmul
@@ -94,8 +94,9 @@ class GeneratorRanker:
         """Rank by this choice model; without one, by the log-probability of semantic IDs."""
         self.choice = choice
         bucket = torch.from_numpy(self.catalogue.bucket)
-        self.node_traits = choice.node_traits(self.catalogue.trie, bucket) if choice else []
-        self.node_looks = choice.node_looks(self.catalogue.trie, bucket) if choice else []
+        trie = self.catalogue.trie
+        self.node_traits = [VectorTable(level) for level in choice.node_traits(trie, bucket)] if choice else []
+        self.node_looks = [VectorTable(level) for level in choice.node_looks(trie, bucket)] if choice else []
 
     def rank(
         self,
@@ -144,8 +145,8 @@ class GeneratorRanker:
         if self.choice and shoppers:
             scores = self.choice.score(shoppers, items, scores)
         else:  # items of one semantic ID stand as near as they are to the photo
-            vectors, photos = torch.from_numpy(self.catalogue.embedding), torch.from_numpy(queries.embedding)
-            order = products(vectors, items.clamp_min(0), photos).argsort(dim=1, descending=True, stable=True)
+            table, photos = VectorTable(torch.from_numpy(self.catalogue.embedding)), torch.from_numpy(queries.embedding)
+            order = table.gathered(items.clamp_min(0), photos).argsort(dim=1, descending=True, stable=True)
             items, scores = items.gather(1, order), scores.gather(1, order)
         scores, columns = best(scores, k)
         scores, order = scores.sort(dim=1, descending=True, stable=True)

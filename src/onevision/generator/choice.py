@@ -34,7 +34,7 @@ from onevision.encoder.thumbnails import PHOTO_SHARPNESS, PHOTOGRAPHED
 from onevision.errors import ArtifactError
 from onevision.features.queries import QuerySet
 from onevision.generator.choice_items import ItemTable, item_keys, items_digest
-from onevision.generator.products import gathered_products, products
+from onevision.generator.products import VectorTable
 from onevision.quantization.gemm import fast_matmul
 from onevision.semantic_ids.catalogue import Catalogue
 from onevision.semantic_ids.trie import Trie
@@ -123,12 +123,13 @@ class ChoiceModel(nn.Module):
                 f"{catalogue.artifact.path}: {len(catalogue.item_ids)} items, and the generator's choice model knows "
                 f"{len(self.item_new)}; run the stage sft again"
             )
-        self._embedding = torch.from_numpy(catalogue.embedding)
-        self._views = torch.from_numpy(catalogue.view_embedding)
+        embedding = torch.from_numpy(catalogue.embedding)
+        self._embedding = VectorTable(embedding)
+        self._views = VectorTable(torch.from_numpy(catalogue.view_embedding))
         self._view_rows = torch.from_numpy(_padded_views(catalogue.view_item, len(catalogue.item_ids)))
-        chosen_after = self.item_photos + PSEUDO_PHOTOS * self._embedding
-        self._chosen_after, self._chosen_after_square = chosen_after, chosen_after.square().sum(1)
-        self._long_thumbnail = _with_square(self.item_thumbnail)
+        chosen_after = self.item_photos + PSEUDO_PHOTOS * embedding
+        self._chosen_after, self._chosen_after_square = VectorTable(chosen_after), chosen_after.square().sum(1)
+        self._long_thumbnail = VectorTable(_with_square(self.item_thumbnail))
         self._popularity_sum = _popularity(self.item_clicks, self.item_expected).exp().sum()
         self._number = catalogue.numbers()
         self._digest = items_digest(catalogue)
@@ -166,8 +167,8 @@ class ChoiceModel(nn.Module):
                 learn to look the answer up.
         """
         photo, there, items = shoppers.embedding, items >= 0, items.clamp_min(0)
-        view = products(self._views, self._view_rows[items], photo).amax(-1)
-        item, dot = (products(vectors, items, photo) for vectors in (self._embedding, self._chosen_after))
+        view = self._views.products(self._view_rows[items], photo).amax(-1)
+        item, dot = (table.products(items, photo) for table in (self._embedding, self._chosen_after))
         square, clicks = self._chosen_after_square[items], self.item_clicks[items]
         if own is not None:
             # |s - n e|^2 and (s - n e) . e of photos e of length 1 that were summed n times into s
@@ -287,11 +288,11 @@ class ChoiceModel(nn.Module):
         """
         cosine, place = view.topk(min(PHOTOGRAPHED, view.shape[1]), dim=1)
         probability = (PHOTO_SHARPNESS * cosine).softmax(1)
-        own = F.embedding(items.gather(1, place), self._long_thumbnail)
+        own = F.embedding(items.gather(1, place), self._long_thumbnail.vectors)
         # [y, |y|^2] [-2 x, 1] + |x|^2
         asked = F.pad(-2 * own[..., :-1], (0, 1), value=1.0).transpose(1, 2)
         with fast_matmul():
-            square = gathered_products(self._long_thumbnail, items, asked).add_(own[..., -1][:, None])
+            square = self._long_thumbnail.gathered(items, asked).add_(own[..., -1][:, None])
         return -(square.clamp_min_(0).sqrt_() @ probability[..., None]).squeeze(-1)
 
     def _again(self, shoppers: Shoppers, items: Tensor, popularity: Tensor) -> Tensor:

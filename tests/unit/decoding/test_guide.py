@@ -8,6 +8,7 @@ import torch
 
 from onevision.decoding.guide import Guide
 from onevision.encoder.thumbnails import PHOTOGRAPHED
+from onevision.generator.products import VectorTable
 
 DIM, NODES = 5, 40
 
@@ -18,7 +19,11 @@ def make_guide(seed: int = 0, alike: float = 0.7) -> tuple[Guide, torch.Tensor, 
     pictures = torch.randn(NODES, 2, DIM, generator=generator)
     looks = torch.cat([pictures.mean(1), pictures.square().sum(2).mean(1, keepdim=True)], 1)
     traits = torch.randn(NODES, 4, generator=generator)
-    return Guide(torch.randn(3, 4, generator=generator), [traits], [looks], alike), pictures, traits
+    return (
+        Guide(torch.randn(3, 4, generator=generator), [VectorTable(traits)], [VectorTable(looks)], alike),
+        pictures,
+        traits,
+    )
 
 
 @pytest.mark.parametrize("columns", [30, 1])  # of few nodes vectors are gathered, of many all products are made
