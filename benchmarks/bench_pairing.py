@@ -224,7 +224,7 @@ def main() -> None:
     parser.add_argument("--events", type=int, default=20_000_000)
     parser.add_argument("--items", type=int, default=100_000)
     parser.add_argument("--users", type=int, default=400_000)
-    parser.add_argument("--memory-gb", type=float, default=0.5, help="DuckDB's own limit")
+    parser.add_argument("--memory-gb", type=float, default=0.25, help="DuckDB's own limit")
     parser.add_argument("--out", type=Path, help="JSON file for the figures")
     parser.add_argument("--side", choices=["duckdb", "pandas"], help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)

@@ -26,4 +26,4 @@ class PairingConfig(Section):
     )
     max_clicks_per_minute: float = Field(30.0, gt=0, description="faster users are bots; their events are dropped")
     engine: Literal["duckdb", "spark"] = Field("duckdb", description="what runs the SQL; both give the same pairs")
-    memory_gb: float = Field(4.0, ge=0.5, description="DuckDB spills to disk beyond so much memory")
+    memory_gb: float = Field(4.0, ge=0.25, description="DuckDB spills to disk beyond so much memory")
