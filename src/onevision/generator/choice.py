@@ -304,9 +304,10 @@ class ChoiceModel(nn.Module):
         """
         history = shoppers.histories[:, HISTORIES.index("long_history")]
         weight = (-torch.arange(history.shape[1]) / AGAIN_LIFE).exp()
-        slot, taken = history % HISTORY_SLOTS, torch.zeros(items.shape)
-        filled = torch.zeros(len(items), HISTORY_SLOTS, dtype=torch.bool).scatter_(1, slot, True)
-        row, place = filled.gather(1, items & (HISTORY_SLOTS - 1)).nonzero(as_tuple=True)
+        slots, last_bits = torch.zeros(len(items), HISTORY_SLOTS, dtype=torch.bool), HISTORY_SLOTS - 1
+        slots.scatter_(1, history & last_bits, True)
+        row, place = slots.gather(1, items & last_bits).nonzero(as_tuple=True)
+        taken = torch.zeros(items.shape)
         taken[row, place] = (items[row, place][:, None] == history[row]).float() @ weight
         ratio: Tensor = taken / (PSEUDO_ITEMS * popularity.exp() / self._popularity_sum)
         return ratio.log1p()

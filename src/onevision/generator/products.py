@@ -41,4 +41,5 @@ class VectorTable:
 
     @cached_property
     def _packed(self) -> PackedLinear:
+        """A second copy, made when it is first needed: of tables that are small beside what is asked of them."""
         return PackedLinear(self.vectors)

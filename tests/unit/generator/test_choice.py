@@ -48,7 +48,9 @@ def without(shoppers: Shoppers, row: int) -> Shoppers:
     return Shoppers(*(value[row : row + 1] for value in shoppers))
 
 
-def test_scores_are_those_of_plain_loops() -> None:
+@pytest.mark.parametrize("slots", [4096, 2])  # items and histories fall into one slot never, or always
+def test_scores_are_those_of_plain_loops(monkeypatch: pytest.MonkeyPatch, slots: int) -> None:
+    monkeypatch.setattr("onevision.generator.choice.HISTORY_SLOTS", slots)
     model = make_choice()
     shoppers = model.read(QUERIES)
     items = torch.stack([torch.randperm(len(CATALOGUE.item_ids))[:7] for _ in range(len(QUERIES))])
