@@ -24,6 +24,9 @@ from onevision.encoder.towers import EfficientNetLite2Tower, SmallConvTower, Tow
 from onevision.errors import ArtifactError
 
 EMBED_BATCH = 256
+TOWER_PIXELS = 2**21
+"""Most that the tower looks at in one go: 256 pictures of 64 x 64 pixels, twice. Of 256 pictures of 260 x 260 the
+layers' outputs would take 18 GB."""
 
 
 class EncoderOutput(NamedTuple):
@@ -127,6 +130,11 @@ class Encoder(nn.Module):
 
     def look(self, pixels: Tensor) -> TowerOutput:
         """The tower's patch tokens of pictures (N, S, S, 3), and its pooled vectors: means over all looks at them."""
+        at_once = max(1, TOWER_PIXELS // (self.looks * pixels.shape[1] * pixels.shape[2]))
+        parts = [self._look(part) for part in pixels.split(at_once)]
+        return TowerOutput(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
+
+    def _look(self, pixels: Tensor) -> TowerOutput:
         if not self.config.test_time_augmentation:
             return self.tower(pixels)
         tokens, pooled = self.tower(torch.cat([pixels, second_look(pixels)]))

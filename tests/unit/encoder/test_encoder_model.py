@@ -10,6 +10,7 @@ from onevision.encoder.config import EncoderConfig
 from onevision.encoder.model import Encoder
 from onevision.encoder.retrieval import nearest_items
 from onevision.encoder.sampler import batches, collect_views
+from onevision.encoder.towers import TowerOutput
 from onevision.errors import ArtifactError, OneVisionError
 
 CONFIG = EncoderConfig(width=8, embedding_dim=16, image_size=32, items_per_batch=6, views_per_item=4)
@@ -38,6 +39,22 @@ def test_an_embedding_does_not_depend_on_its_batch(encoder: Encoder, pixels: np.
     alone = np.concatenate([encoder.embed(pixels[i : i + 1]).embedding for i in range(len(pixels))])
     np.testing.assert_allclose(whole, alone, atol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(whole, axis=1), 1, atol=1e-5)
+
+
+def test_the_tower_looks_at_so_many_pixels_at_once(
+    encoder: Encoder, pixels: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, seen, tower = encoder.embed(pixels), [], encoder.tower.forward
+
+    def watched(x: torch.Tensor) -> TowerOutput:
+        seen.append(len(x))
+        return tower(x)
+
+    monkeypatch.setattr(encoder.tower, "forward", watched)
+    monkeypatch.setattr("onevision.encoder.model.TOWER_PIXELS", 9 * 32 * 32)
+    for a, b in zip(encoder.embed(pixels), whole, strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-3)
+    assert seen == [8, 8, 4]  # four pictures, twice
 
 
 def test_the_known_category_moves_the_embedding_and_an_unseen_one_does_not(
