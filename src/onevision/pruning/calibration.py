@@ -24,6 +24,8 @@ from onevision.pruning.photos import Photos
 
 BEAMS = 100
 TIMED_BATCH, TIMED_BATCHES = 16, 20
+SAME_COST = 0.01
+"""Costs that differ by less than this share of what reading everything costs are the same."""
 
 
 @dataclass
@@ -186,7 +188,8 @@ def choose(baseline: Point, points: list[Point], config: PruningConfig) -> Point
     """The cheapest setting within the budget, or None if only reading every token is.
 
     What early opening gains is not for sale: no other setting within the budget may find more than the budget more, at
-    10 or at 50 items, without finding as much less at the other.
+    10 or at 50 items, without finding as much less at the other. And of settings that cost the same (`SAME_COST`) the
+    one with the widest margin is taken: searches may be harder tomorrow, and beams that are given up do not come back.
     """
     allowed = [
         p
@@ -197,7 +200,10 @@ def choose(baseline: Point, points: list[Point], config: PruningConfig) -> Point
         and p.cost < baseline.cost
     ]
     unbeaten = [p for p in allowed if not any(_beats(rival, p, config.max_loss) for rival in allowed)]
-    return min(unbeaten, key=lambda p: (p.cost, p.name)) if unbeaten else None
+    if not unbeaten:
+        return None
+    most = min(p.cost for p in unbeaten) + SAME_COST * baseline.cost
+    return min((p for p in unbeaten if p.cost <= most), key=lambda p: (-(p.setting.margin or math.inf), p.cost, p.name))
 
 
 def _beats(rival: Point, point: Point, budget: float) -> bool:

@@ -46,6 +46,16 @@ def test_what_a_setting_gains_is_not_given_away_by_a_cheaper_one() -> None:
     assert choose(BASE, [*sides, far], PruningConfig()) is sides[1], "no rival, since it breaks the budget"
 
 
+def test_of_settings_that_cost_the_same_the_one_that_gives_up_least_is_chosen() -> None:
+    def beams(margin: float | None, mflops: float) -> Point:
+        setting = PruningSetting(open_below=200, margin=margin)
+        return Point(f"margin {margin}", "beams", setting, 0.6, 0.8, 0.0, 16, 16, 1, mflops)
+
+    near, wide, none = beams(6.0, 50.0), beams(10.0, 50.5), beams(None, 50.9)
+    assert choose(BASE, [near, wide, none], PruningConfig()) is none
+    assert choose(BASE, [near, wide, beams(None, 51.1)], PruningConfig()) is wide
+
+
 def test_controls_keep_the_number_they_are_given() -> None:
     mass = torch.rand(5, 16, generator=torch.Generator().manual_seed(0))
     for rule in (top_k(6), random_k(6, 0), centre_crop(6)):
