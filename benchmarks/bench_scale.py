@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from onevision.allocator import keep_freed_memory
 from onevision.arrays import ArrayWriter, Layout, concatenate_files
 from onevision.data.images import decode_image
 from onevision.data.snapshot import Snapshot
@@ -86,7 +87,8 @@ def merging(rows: int) -> None:
 
 
 def main() -> None:
-    """Measure everything."""
+    """Measure everything, in a process that keeps its memory, as stages do."""
+    keep_freed_memory()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("snapshot", type=Path)
     torch.set_num_threads(1)
