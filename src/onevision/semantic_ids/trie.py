@@ -119,10 +119,10 @@ class Trie:
             ranges.append(ranges[-1][offsets])
         return ranges[::-1]
 
-    def sids(self, leaves: Tensor | None = None) -> NDArray[np.int64]:
-        """Semantic IDs (N, L) of leaves (N,); by default all distinct ones, sorted: row n is leaf n."""
+    def sids(self) -> NDArray[np.int64]:
+        """The distinct semantic IDs (N, L), sorted: row n is leaf n."""
         columns: list[Tensor] = []
-        node = torch.arange(self.leaves) if leaves is None else leaves
+        node = torch.arange(self.leaves)
         for level in range(self.length - 1, -1, -1):
             columns.append(self.codes[level][node].long())
             node = torch.bucketize(node, self.offsets[level], right=True) - 1

@@ -250,11 +250,12 @@ def test_open_branches_hold_what_is_below_them_and_cost_fewer_steps(ranker: Gene
                 break
         else:
             below = full.leaves[row].tolist()
+            prefixes = [tuple(sids[leaf]) for leaf in below]
         found = early.leaves[row][early.leaves[row] >= 0].tolist()
         assert found == below
         unwritten = [-1] * (trie.length - len(prefixes[0]))
-        if depth < trie.length:
-            assert early.codes[row][: len(prefixes)].tolist() == [[*prefix, *unwritten] for prefix in prefixes]
+        assert early.codes[row][: len(prefixes)].tolist() == [[*prefix, *unwritten] for prefix in prefixes]
+        assert (early.codes[row][len(prefixes) :] == -1).all()
 
 
 @pytest.mark.parametrize("open_below", [8, 20, 1000])

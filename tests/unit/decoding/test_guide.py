@@ -19,11 +19,8 @@ def make_guide(seed: int = 0, alike: float = 0.7) -> tuple[Guide, torch.Tensor, 
     pictures = torch.randn(NODES, 2, DIM, generator=generator)
     looks = torch.cat([pictures.mean(1), pictures.square().sum(2).mean(1, keepdim=True)], 1)
     traits = torch.randn(NODES, 4, generator=generator)
-    return (
-        Guide(torch.randn(3, 4, generator=generator), [VectorTable(traits)], [VectorTable(looks)], alike),
-        pictures,
-        traits,
-    )
+    pull = torch.randn(3, 4, generator=generator)
+    return Guide(pull, [VectorTable(traits)], [VectorTable(looks)], alike), pictures, traits
 
 
 @pytest.mark.parametrize("columns", [30, 1])  # of few nodes vectors are gathered, of many all products are made
