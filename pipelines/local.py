@@ -16,6 +16,7 @@ from typing import Any, TextIO
 
 from kfp import local
 
+from onevision.artifacts import require_local
 from onevision.checkpoint import CHECKPOINTS_VARIABLE
 from onevision.data.store import is_remote
 from onevision.errors import OneVisionError
@@ -68,6 +69,7 @@ def run_full_training(
     show = show or _print
     values = load_recipe(recipe, overrides)
     run_date = run_date or datetime.now(UTC).date().isoformat()
+    require_local(runs)
     runs = runs.resolve()
     store = bundle_store or str(runs / BUNDLE_STORES / Path(recipe).stem)
     name, pipeline, more = "full_training", full_training, {}
@@ -122,6 +124,7 @@ def run_nightly_refresh(
     values = load_recipe(recipe, overrides)
     champion, snapshot = (place if is_remote(place) else str(Path(place).resolve()) for place in (champion, snapshot))
     today = datetime.now(UTC).date().isoformat()
+    require_local(runs)
     run = Run.create(runs.resolve(), run_settings("nightly_refresh", recipe, overrides, snapshot, today, values))
     show(f"run {run.path.name}, detail in {_short(run.path / 'run.log')}")
     with _environment(runs.resolve() / STAGE_CACHE, reuse):

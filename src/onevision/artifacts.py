@@ -10,8 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from onevision.errors import ArtifactError
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
+UNFINISHED = ".unfinished"
+"""Lies in a folder from the start of an artifact to its end: what a killed attempt left may be written anew."""
 REPORTS = ("report.json", "report.html")
 """Written beside an artifact after it is finished; they hold seconds, so they are no part of its identity."""
 
@@ -73,12 +76,51 @@ def read_json(path: Path) -> Any:
         raise ArtifactError(f"{path}: not valid JSON ({error})") from None
 
 
+def check_output_folder(out: Path, inputs: Mapping[str, Path | Sequence[Path]], kind: str) -> Path:
+    """Refuse a folder that an artifact cannot be written to without harm: it is emptied first.
+
+    Args:
+        inputs: name -> folders that the artifact is made from.
+        kind: of the artifact; one of the same kind, or what a killed attempt left, is replaced.
+
+    Raises:
+        ArtifactError: not a local folder, a link, (part of) an input, or a folder that holds something else.
+    """
+    require_local(out)
+    if out.is_symlink():
+        raise ArtifactError(f"{out}: is a link to {out.resolve()}; name a folder of its own to write to")
+    if out.exists() and not out.is_dir():
+        raise ArtifactError(f"{out}: this is a file; an artifact is a folder")
+    target = out.resolve()
+    for name, given in inputs.items():
+        for path in [given] if isinstance(given, Path) else given:
+            source = path.resolve()
+            if target.is_relative_to(source) or source.is_relative_to(target):
+                raise ArtifactError(f"{out}: writing here would change {path}, the input {name!r}; name another folder")
+    if (out / MANIFEST).exists():
+        found = open_artifact(out, verify=False).kind
+        if found != kind:
+            raise ArtifactError(f"{out}: holds a {found!r} artifact, which a {kind!r} artifact does not replace")
+    elif out.is_dir() and any(out.iterdir()) and not (out / UNFINISHED).exists():
+        raise ArtifactError(
+            f"{out}: the folder is not empty and holds no finished artifact; name another folder, or delete this one"
+        )
+    return out
+
+
+def require_local(path: Path) -> None:
+    """`ArtifactError` if a path that is to be written to is an address such as gs://bucket/prefix."""
+    if re.match(r"[a-z][a-z0-9]+:/", str(path)):
+        raise ArtifactError(f"{path}: this is written to a local folder; only snapshots, bundles and stores are remote")
+
+
 def start_artifact(path: Path) -> Path:
     """Make `path` an empty folder to write an artifact into; what an earlier, killed attempt left there goes."""
     if path.exists():
         (path / MANIFEST).unlink(missing_ok=True)
         shutil.rmtree(path)
     path.mkdir(parents=True)
+    (path / UNFINISHED).touch()
     return path
 
 
@@ -106,7 +148,7 @@ def finish_artifact(
     files = {
         str(f.relative_to(path)): {"bytes": f.stat().st_size, "sha256": file_sha256(f)}
         for f in sorted(path.rglob("*"))
-        if f.is_file() and str(f.relative_to(path)) not in (MANIFEST, *REPORTS)
+        if f.is_file() and str(f.relative_to(path)) not in (MANIFEST, UNFINISHED, *REPORTS)
     }
     content = {name: entry["sha256"] for name, entry in files.items()}
     parent_ids = {name: parent.identity for name, parent in sorted(parents.items())}
@@ -123,6 +165,7 @@ def finish_artifact(
         "files": files,
     }
     write_json(path / MANIFEST, manifest)
+    (path / UNFINISHED).unlink(missing_ok=True)
     _make_readable(path, files)
     return _from_manifest(path, manifest)
 

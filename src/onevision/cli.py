@@ -265,10 +265,7 @@ def evaluate_queries(
 ) -> None:
     """Measure a bundle on your own judged queries, beside dense neighbours."""
     from onevision.evaluation.queries import evaluate_queries
-    from onevision.runner import check_output_folder
 
-    if out:
-        check_output_folder(out)
     show_tables(evaluate_queries(bundle, queries, features=features, out=out), out)
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from onevision.allocator import keep_freed_memory
-from onevision.artifacts import MANIFEST, open_artifact
+from onevision.artifacts import check_output_folder, open_artifact
 from onevision.errors import MissingDependencyError, OneVisionError
 from onevision.processes import process_count, process_rank
 from onevision.recipe import load_recipe
@@ -59,8 +59,6 @@ def run_stage(
     alone = process_count() == 1
     if not alone and not stage.distributed:
         raise OneVisionError(f"stage {name} runs in one process; start it without torchrun")
-    # Process 0 may be writing already when another comes here.
-    target = Path(out) if process_rank() else check_output_folder(Path(out))
     values = load_recipe(recipe, overrides)
     keep_freed_memory()
     arguments = _parameters(stage, parameters or {})
@@ -68,6 +66,8 @@ def run_stage(
         arguments.setdefault("recipe_hash", values.hash())
     section = getattr(values, stage.section)
     paths = _input_paths(stage, inputs)
+    # Process 0 may be writing already when another comes here.
+    target = Path(out) if process_rank() else check_output_folder(Path(out), paths, stage.output)
     kinds = stage.inputs | stage.collected | stage.optional
     identities = {name: _identity(found, kinds[name]) for name, found in paths.items()} | arguments
 
@@ -86,7 +86,7 @@ def run_stage(
 def make_snapshot(out: Path, *, recipe: str, overrides: Sequence[str] = (), data: Path | None = None) -> StageReport:
     """Write the snapshot that a recipe starts from: the synthetic shop, or the grocery data in the folder `data`."""
     values = load_recipe(recipe, overrides)
-    check_output_folder(out)
+    check_output_folder(out, {}, "snapshot")
     if values.snapshot.source == "grocery":
         from onevision.data.grocery import write_grocery_snapshot
 
@@ -110,17 +110,6 @@ def find_stage(name: str) -> Stage:
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise OneVisionError(f"no stage {name!r}{hint} The stages are: {', '.join(known)}")
     return known[name]
-
-
-def check_output_folder(out: Path) -> Path:
-    """Refuse a folder that holds something else than an artifact: a stage starts by emptying its output folder."""
-    if out.exists() and not out.is_dir():
-        raise OneVisionError(f"{out}: this is a file; an artifact is a folder")
-    if out.is_dir() and any(out.iterdir()) and not (out / MANIFEST).exists():
-        raise OneVisionError(
-            f"{out}: the folder is not empty and holds no finished artifact; name another folder, or delete this one"
-        )
-    return out
 
 
 def describe(report: StageReport) -> str:

@@ -9,6 +9,7 @@ import pytest
 
 from onevision.artifacts import (
     MANIFEST,
+    UNFINISHED,
     Artifact,
     copy_tree,
     finish_artifact,
@@ -68,7 +69,7 @@ def test_half_written_artifact_is_refused(tmp_path: Path) -> None:
 def test_restart_removes_what_a_killed_attempt_left(tmp_path: Path) -> None:
     write(tmp_path / "a")
     start_artifact(tmp_path / "a")
-    assert list((tmp_path / "a").iterdir()) == []
+    assert [path.name for path in (tmp_path / "a").iterdir()] == [UNFINISHED]
 
 
 def test_missing_folder_is_named(tmp_path: Path) -> None:

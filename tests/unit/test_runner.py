@@ -120,6 +120,36 @@ def test_a_folder_of_other_things_is_not_emptied(work: FakeWork, encoder: Path, 
     run(encoder, tmp_path / "out")  # its own artifact may be replaced
 
 
+def test_what_a_killed_attempt_left_is_written_anew(work: FakeWork, encoder: Path, tmp_path: Path) -> None:
+    work.error = RuntimeError("killed")
+    with pytest.raises(RuntimeError):
+        run(encoder, tmp_path / "out")
+    work.error = None
+    run(encoder, tmp_path / "out")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "data.txt",
+        "manifest.json",
+        "report.json",
+        "report.html",
+    }
+
+
+@pytest.mark.parametrize("out", ["encoder", ".", "encoder/inside", "link", "gs:/bucket/out", "other"])
+def test_an_output_that_would_harm_something_is_refused_before_any_harm(
+    work: FakeWork, encoder: Path, tmp_path: Path, out: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_encoder(tmp_path / "other")
+    run(encoder, tmp_path / "pairs")
+    (tmp_path / "link").symlink_to(tmp_path / "pairs")
+    before, calls = sorted(tmp_path.rglob("*")), work.calls
+    with pytest.raises(ArtifactError, match=r"input 'encoder'|is a link to|local folder|does not replace"):
+        run(encoder, Path(out))
+    assert (work.calls, sorted(tmp_path.rglob("*"))) == (calls, before)
+    open_artifact(encoder)
+    open_artifact(tmp_path / "pairs")
+
+
 def test_a_missing_package_names_the_extra(
     work: FakeWork, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from onevision.data.contract import TABLES
+from onevision.artifacts import check_output_folder
+from onevision.data.contract import SNAPSHOT_KIND, TABLES
 from onevision.data.snapshot import Snapshot, as_utc, write_snapshot
 from onevision.errors import ContractError
 from onevision.report import StageReport
@@ -27,12 +28,14 @@ def cut_snapshot(source: Path | str, out: Path, as_of: datetime) -> StageReport:
     """Write the snapshot of an earlier date.
 
     Args:
-        as_of: the new snapshot's date (UTC); rows that are dated later are left out, and what points at them.
+        as_of: the new snapshot's date (UTC); rows that are dated later are left out, with the pictures and
+            events of items that are.
 
     Raises:
         ContractError: the source is of that date or an earlier one, or knows nothing of that time.
     """
     shop, as_of = Snapshot.open(source), as_utc(as_of)
+    check_output_folder(out, {"snapshot": shop.path}, SNAPSHOT_KIND)
     if as_of >= shop.as_of:
         raise ContractError(f"{shop.path}: is of {shop.as_of.isoformat()}; it can be cut at an earlier date only")
     tables = {name: _until(shop.table(name), name, as_of) for name in TABLES}

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from onevision.artifacts import (
     MANIFEST,
     REPORTS,
+    UNFINISHED,
     Artifact,
     finish_artifact,
     open_artifact,
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 IMAGES_FOLDER = "images"
-_OWN_NAMES = {IMAGES_FOLDER, MANIFEST, *REPORTS, "quarantine", *(table.file for table in TABLES.values())}
+_OWN_NAMES = {IMAGES_FOLDER, MANIFEST, UNFINISHED, *REPORTS, "quarantine", *(table.file for table in TABLES.values())}
 
 
 def write_snapshot(

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 from tqdm import tqdm
 
-from onevision.artifacts import finish_artifact, open_artifact, start_artifact, write_json
+from onevision.artifacts import check_output_folder, finish_artifact, open_artifact, start_artifact, write_json
 from onevision.data.images import ImageError, decode_image
 from onevision.encoder.model import Encoder
 from onevision.errors import ContractError, OneVisionError
@@ -62,11 +62,13 @@ def evaluate_queries(
 
     Raises:
         ContractError: the table cannot be read or lacks a column.
-        OneVisionError: no row can be measured.
+        OneVisionError: no row can be measured, or `out` cannot be written to without harm.
     """
     from onevision.serving.search import Searcher
 
     began = time.perf_counter()
+    if out is not None:
+        check_output_folder(out, {"bundle": bundle, "queries": queries, "features": features or []}, KIND)
     artifact = open_artifact(bundle, "bundle")
     searcher = Searcher.open(bundle, features)
     items = pq.read_table(bundle / "semantic_ids" / "items.parquet", columns=["item_id", "bucket"])

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from onevision.artifacts import MANIFEST, open_artifact, read_json
+from onevision.artifacts import MANIFEST, open_artifact, read_json, require_local
 from onevision.data.store import read_pointer
 from onevision.errors import OneVisionError
 from onevision.recipe import load_recipe
@@ -71,6 +71,7 @@ def simulate_nights(
     """
     settings = {"recipe": recipe, "overrides": list(overrides), "source": source, "nights": nights}
     settings |= {"faults": with_faults}
+    require_local(out)
     results = load_results(out, settings)
     if not results:
         save_results(out, settings, results, {})
