@@ -34,6 +34,8 @@ INDEX_SCHEMA = pa.schema(
 )
 DEFAULT_SHARD_BYTES = 256 * 2**20
 MAX_PIXELS = 50_000_000
+_STRIP = 64
+"""Rows that are converted at once."""
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 """What shops have. Pillow's other readers (EPS runs Ghostscript) stay shut to uploaded bytes."""
@@ -236,7 +238,7 @@ def decode_image(data: bytes, size: int, *, whole: bool = False, max_pixels: int
     columns, rows = (max(1, round(size * min(edge, side) / side)) for edge in image.size)
     left, top = max(0, width - side) / 2, max(0, height - side) / 2
     box = (left, top, width - left, height - top)
-    picture = _to_rgb(image).resize((columns, rows), Image.Resampling.BICUBIC, box=box)
+    picture = _eight_bit(image).resize((columns, rows), Image.Resampling.BICUBIC, box=box).convert("RGB")
     turn = _ORIENTATIONS.get(_orientation(image))
     return np.asarray(picture if turn is None else picture.transpose(turn))
 
@@ -288,12 +290,30 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        # Pillow clips these at 255, which turns a 16-bit picture white
-        high = np.clip(np.nan_to_num(np.asarray(image, dtype=np.float64)), 0, 65535).astype(np.uint16) >> 8
-        return Image.fromarray(high.astype(np.uint8)).convert("RGB")
-    if image.has_transparency_data:
-        layered = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", layered.size, "white"), layered).convert("RGB")
-    return image.convert("RGB")
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """The picture in 8-bit grey or RGB, whole: what is converted is converted in strips, which bounds the memory of
+    hostile sizes to the picture and its copy."""
+    if image.mode in ("L", "RGB") and not image.has_transparency_data:
+        return image
+    deep = image.mode in ("I", "F") or image.mode.startswith("I;16")
+    convert = _high_byte if deep else _on_white if image.has_transparency_data else _colour
+    whole = Image.new("L" if deep else "RGB", image.size)
+    for top in range(0, image.height, _STRIP):
+        strip = image.crop((0, top, image.width, min(top + _STRIP, image.height)))
+        whole.paste(convert(strip), (0, top))
+    return whole
+
+
+def _high_byte(strip: Image.Image) -> Image.Image:
+    """Pillow clips 16 bits at 255, which turns such a picture white."""
+    values = np.nan_to_num(np.asarray(strip, dtype=np.float64), posinf=65535, neginf=0)
+    return Image.fromarray((np.clip(values, 0, 65535).astype(np.uint16) >> 8).astype(np.uint8))
+
+
+def _colour(strip: Image.Image) -> Image.Image:
+    return strip.convert("RGB")
+
+
+def _on_white(strip: Image.Image) -> Image.Image:
+    layered = strip.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", layered.size, "white"), layered).convert("RGB")

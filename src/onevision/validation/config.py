@@ -14,7 +14,9 @@ class ValidationConfig(Section):
         0.05, ge=0, le=1, description="a table with a larger share of rows set aside stops the run"
     )
     min_rows: int = Field(1, ge=1, description="rows that a required table must keep")
-    max_image_pixels: int = Field(50_000_000, ge=1, description="larger pictures are quarantined undecoded")
+    max_image_pixels: int = Field(
+        50_000_000, ge=1, le=50_000_000, description="larger pictures are quarantined undecoded"
+    )
     image_sample: float = Field(1.0, gt=0, le=1, description="share of the pictures that are decoded to check them")
 
     memory_gb: float = Field(2.0, ge=0.5, description="DuckDB spills to disk beyond so much memory")

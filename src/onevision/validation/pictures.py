@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import os
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
-from tqdm import tqdm
 
 from onevision.data.images import ImageError, ImageStore, check_image
-
-_IMAGES_A_TASK = 64
+from onevision.data.threads import map_in_threads
 
 
 def sample_pictures(image_ids: list[str], share: float, seed: int) -> list[str]:
@@ -31,23 +26,15 @@ def bad_pictures(store: ImageStore, image_ids: list[str], decoded: list[str], ma
         image id -> reason, for the bad ones, sorted by id.
     """
     bad = {image_id: "has no bytes in the image store" for image_id in image_ids if image_id not in store}
-
-    def check(ids: list[str]) -> list[tuple[str, str]]:
-        found = []
-        for image_id in ids:
-            try:
-                check_image(store.read(image_id), max_pixels=max_pixels)
-            except ImageError as error:
-                found.append((image_id, str(error)))
-        return found
-
     present = [image_id for image_id in decoded if image_id not in bad]
-    tasks = [present[i : i + _IMAGES_A_TASK] for i in range(0, len(present), _IMAGES_A_TASK)]
-    with (
-        ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,
-        tqdm(total=len(present), desc="check pictures", unit="image", disable=None) as bar,
-    ):
-        for task, found in zip(tasks, pool.map(check, tasks), strict=True):
-            bad.update(found)
-            bar.update(len(task))
+
+    def check(image_id: str) -> str | None:
+        try:
+            check_image(store.read(image_id), max_pixels=max_pixels)
+        except ImageError as error:
+            return str(error)
+        return None
+
+    reasons = map_in_threads(check, present, "check pictures")
+    bad.update({image_id: why for image_id, why in zip(present, reasons, strict=True) if why is not None})
     return dict(sorted(bad.items()))

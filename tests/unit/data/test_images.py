@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import pickle
 import struct
+import subprocess
+import sys
 import tarfile
 import warnings
 import zlib
@@ -284,3 +286,21 @@ def test_load_pixels_keeps_the_order_and_names_a_bad_picture(tmp_path: Path) -> 
     assert np.array_equal(pixels, np.stack([decode_image(pictures["2"], 16), decode_image(pictures["0"], 16)]))
     with pytest.raises(ImageError, match="'bad': not an image"):
         load_pixels(store, ["1", "bad"], 16)
+
+
+@pytest.mark.parametrize(("mode", "most_mb"), [("I;16", 260), ("RGBA", 520)])
+def test_a_small_file_of_the_largest_size_takes_little_more_than_its_pixels(
+    tmp_path: Path, mode: str, most_mb: int
+) -> None:
+    path = tmp_path / "bomb.png"
+    Image.new(mode, (7000, 7100)).save(path)
+    assert path.stat().st_size < 2**18
+    code = (
+        "import resource, sys; from pathlib import Path; from onevision.data.images import check_image\n"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "data, before = Path(sys.argv[1]).read_bytes(), peak()\n"
+        "check_image(data)\n"
+        "print((peak() - before) // 1024)"
+    )
+    taken = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
+    assert int(taken.stdout) < most_mb
