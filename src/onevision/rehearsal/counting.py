@@ -26,8 +26,7 @@ def count_events(log: Path, delivered: Path, clean: Path, as_of: datetime) -> di
 
     Returns:
         `happened`, and of these `taken`, `aside`, `late` (not delivered yet, of the newest day) and `lost`; `foreign`:
-        delivered, but never happened, and of these `foreign_taken`; `doubled`: taken or set aside more than once;
-        `searches`, and `searches_doubled`, of those taken.
+        delivered, but never happened, and of these `foreign_taken`; `doubled`: taken or set aside more than once.
     """
     times = pq.read_table(log / _EVENTS, columns=["event_id", "ts"])
     times = times.filter(pc.less_equal(times["ts"], pa.scalar(as_of, times["ts"].type)))

@@ -7,8 +7,8 @@ outside, by a signal or through the files that a night leaves behind.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
-from datetime import timedelta
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -96,21 +96,25 @@ def empty(day: Path, out: Path, seed: int) -> Path:
     return _with_events(shop, events.filter(pc.less_equal(events["ts"], start)), out)
 
 
-def flood(day: Path, out: Path, seed: int) -> Path:
-    """The day with `BOTS` users who click `CLICKS` times each on one product, too slowly for a limit by the minute."""
+def flood(day: Path, out: Path, seed: int, dates: Sequence[datetime] = ()) -> Path:
+    """The day with `BOTS` users who click `CLICKS` times each on one product, too slowly for a limit by the minute.
+
+    Args:
+        dates: ends of the days that they do it on; by default the newest.
+    """
     shop = Snapshot.open(day)
     rng = np.random.default_rng(seed)
     users = rng.choice(shop.table("users")["user_id"].to_pylist(), BOTS, replace=False)
     item = rng.choice(shop.table("items")["item_id"].to_pylist())
-    start = shop.as_of - timedelta(days=1)
     clicks = [
         {
-            "event_id": f"bot-{bot}-{click}",
-            "ts": start + timedelta(minutes=14 * click + bot),
+            "event_id": f"bot-{end:%Y-%m-%d}-{bot}-{click}",
+            "ts": end - timedelta(days=1) + timedelta(minutes=14 * click + bot),
             "user_id": user,
             "event_type": "click",
             "item_id": item,
         }
+        for end in dates or [shop.as_of]
         for bot, user in enumerate(users)
         for click in range(1, CLICKS + 1)
     ]

@@ -76,10 +76,11 @@ def simulate_nights(
     if not results:
         save_results(out, settings, results, {})
     shop = RehearsedShop(out.resolve(), source, nights, recipe, overrides, data)
-    rehearsal = Rehearsal(out.resolve(), recipe, list(overrides), shop)
+    planned = plan(nights, with_faults)
+    rehearsal = Rehearsal(out.resolve(), recipe, list(overrides), shop, planned)
     rehearsal.train(show)
-    for number, fault in list(enumerate(plan(nights, with_faults), start=1))[len(results) :]:
-        result = rehearsal.night(number, fault, kill_first=with_faults)
+    for number, fault in list(enumerate(planned, start=1))[len(results) :]:
+        result = rehearsal.night(number, kill_first=with_faults)
         results.append(result)
         measured = rehearsal.measured()
         save_results(out, settings, results, measured)
@@ -92,10 +93,16 @@ def simulate_nights(
 
 
 class Rehearsal:
-    """A store, its runs and the days of a shop."""
+    """A store, its runs and the days of a shop.
 
-    def __init__(self, out: Path, recipe: str, overrides: list[str], shop: RehearsedShop) -> None:
-        self.out, self.recipe, self.overrides, self.shop = out, recipe, overrides, shop
+    Args:
+        planned: the fault of each night, from the first; "" for none.
+    """
+
+    def __init__(
+        self, out: Path, recipe: str, overrides: list[str], shop: RehearsedShop, planned: Sequence[str]
+    ) -> None:
+        self.out, self.recipe, self.overrides, self.shop, self.planned = out, recipe, overrides, shop, planned
         self.store, self.runs, self.answers, self.baskets = (out / n for n in ("store", "runs", "answers", "baskets"))
         values = load_recipe(recipe, overrides)
         self.seed, self.max_queries = values.seed, values.evaluation.max_queries
@@ -113,9 +120,10 @@ class Rehearsal:
             raise OneVisionError(f"the full training published nothing; read {self.out / 'logs/full-training.log'}")
         self.first = str(pointer["history"][0]["bundle"])
 
-    def night(self, number: int, fault: str, *, kill_first: bool = False) -> NightResult:
+    def night(self, number: int, *, kill_first: bool = False) -> NightResult:
         """One night with its fault, tried again where a person would; `kill_first`: killed once before all that."""
         self._as_it_was_before(number)
+        fault = self.planned[number - 1]
         before, rng = self._served(), np.random.default_rng([self.seed, number])
         day = self._spoilt(number, fault)
         wanted = faults.expected(fault, kill_first)
@@ -180,11 +188,18 @@ class Rehearsal:
         return replace(ended, why=[line.replace(f"{self.out}/", "") for line in ended.why])  # wherever it is rehearsed
 
     def _spoilt(self, number: int, fault: str) -> Path:
-        day, out = self.shop.day(number), self.out / f"day-{number:02d}-spoilt"
+        day = self.shop.day(number)
+        floods = [self.shop.date(n) for n, f in enumerate(self.planned[: number - 1], start=1) if f == faults.FLOOD]
+        if floods:  # what bots did is delivered again as history
+            day = faults.flood(day, self._new_day(number, "with-bots"), self.seed, floods)
         if fault not in faults.SPOIL:
             return day
-        shutil.rmtree(out, ignore_errors=True)
-        return faults.SPOIL[fault](day, out, self.seed)
+        return faults.SPOIL[fault](day, self._new_day(number, "spoilt"), self.seed)
+
+    def _new_day(self, number: int, how: str) -> Path:
+        path = self.out / f"day-{number:02d}-{how}"
+        shutil.rmtree(path, ignore_errors=True)
+        return path
 
     def _harm(self, fault: str) -> Watch | None:
         """What is done while the night runs."""

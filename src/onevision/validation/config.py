@@ -35,5 +35,5 @@ class ValidationConfig(Section):
     max_items_gone: float = Field(0.3, ge=0, le=1, description="share of the champion's items that are gone")
     max_items_new: float = Field(0.5, ge=0, description="new items, as a share of the champion's")
     max_price_change: float = Field(1.5, ge=1, description="factor by which the median price may change, up or down")
-    flood_clicks: int = Field(30, ge=1, description="clicks of a user on the day that are never a flood")
-    flood_factor: float = Field(5.0, ge=1, description="beyond so many times the busiest user ever: set aside")
+    flood_clicks: int = Field(30, ge=1, description="clicks of a user on a day that are never a flood")
+    flood_factor: float = Field(5.0, ge=1, description="so many times the busiest of the days before: set aside")

@@ -2,7 +2,7 @@
 
 The contract says what a row must be; this says what a day must be. Each measure has a range beyond which the night
 stops (the day is not what it claims to be) and a narrower one beyond which it only warns. Users who clicked far more
-than anybody ever did are set aside, row by row, before anything is measured.
+on a day than anybody on the days before it are set aside, row by row, before anything is measured.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
 
 from onevision.artifacts import open_artifact
 from onevision.errors import ContractError
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 
 SUITE = "day against history"
 FLOOD = "click flood"
+_DAY = 86_400_000_000
+_FLOODS = pa.schema([("user_id", pa.string()), ("age", pa.int64()), ("most", pa.int64())])
 
 
 @dataclass(frozen=True)
@@ -65,21 +69,35 @@ class DayCheck:
         }
 
     def flood_rule(self) -> Rule:
-        """Sets aside the day's events of users who clicked `flood_factor` times as often as anybody did on a day."""
-        rows = self._rows(
-            """
-            SELECT COALESCE(MAX(n), 0) FROM (
-              SELECT COUNT(*) AS n FROM left_events WHERE event_type = 'click' AND ts > {since} AND ts <= {today}
-              GROUP BY user_id, DATE_TRUNC('day', ts))
+        """Sets aside a user's events of a day on which they clicked `flood_factor` times as often as anybody did on
+        the `history_days` days before.
+
+        Every day of the log is judged, not the newest alone: a flood comes again tomorrow, as history. What was set
+        aside raises no limit; a day without days before it is not judged.
+        """
+        config, inspection = self.config, self.inspection
+        age = f"(EPOCH_US(TIMESTAMPTZ '{inspection.as_of.isoformat()}') - EPOCH_US(t.ts)) // {_DAY}"
+        days = inspection.query(
+            f"""
+            SELECT age, COALESCE(MAX(n) FILTER (n <= {config.flood_clicks}), 0),
+              COALESCE(LIST((user_id, n)) FILTER (n > {config.flood_clicks}), [])
+            FROM (
+              SELECT {age} AS age, t.user_id, COUNT(*) AS n FROM left_events t
+              WHERE t.event_type = 'click' GROUP BY ALL)
+            GROUP BY age ORDER BY age DESC
             """
         )
-        most = max(int(self.config.flood_factor * rows[0][0]), self.config.flood_clicks)
-        users = (
-            "SELECT user_id FROM left_events WHERE event_type = 'click' AND ts > {today} "
-            f"GROUP BY user_id HAVING COUNT(*) > {most}"
-        ).format(**self.bounds)
-        condition = f"t.ts > {self.bounds['today']} AND t.user_id IN ({users})"
-        return Rule("events", FLOOD, "user_id", condition, f"' clicked more than {most} times on the day'", linked=True)
+        most: dict[int, int] = {}
+        floods: list[dict[str, Any]] = []
+        for days_ago, few, many in days:
+            before = [most[d] for d in range(days_ago + 1, days_ago + 1 + config.history_days) if d in most]
+            limit = max(int(config.flood_factor * max(before)), config.flood_clicks) if before else math.inf
+            floods += [{"user_id": user, "age": days_ago, "most": limit} for user, n in many if n > limit]
+            most[days_ago] = max([few, *(n for _, n in many if n <= limit)])
+        inspection.add_table("floods", pa.Table.from_pylist(floods, _FLOODS))
+        flood = f"FROM floods f WHERE f.user_id = t.user_id AND f.age = {age}"
+        detail = f"(SELECT ' clicked more than ' || f.most || ' times on the day' {flood})"
+        return Rule("events", FLOOD, "user_id", f"EXISTS (SELECT 1 {flood})", detail, linked=True)
 
     def measures(self) -> list[Measure]:
         """Everything that is measured of the day; what has no history to compare with is left out."""

@@ -64,8 +64,9 @@ class Inspection:
             self._connection.execute(
                 f"CREATE VIEW left_{name} AS SELECT * FROM raw_{name} WHERE row NOT IN (SELECT row FROM aside_{name})"
             )
-        self._add_list("bad_pictures", ["image_id", "why"], list(bad_pictures.items()))
-        self._add_list("cyclic_categories", ["category_id"], [(c,) for c in self._cycles()])
+        why = {"image_id": list(bad_pictures), "why": list(bad_pictures.values())}
+        self.add_table("bad_pictures", pa.table(why, _texts("image_id", "why")))
+        self.add_table("cyclic_categories", pa.table({"category_id": list(self._cycles())}, _texts("category_id")))
         self.rows = {name: self._count(f"SELECT COUNT(*) FROM raw_{name}") for name in TABLES}
         self.as_of = as_of
         rules = contract_rules(as_of, {name for name, rows in self.rows.items() if rows == 0})
@@ -97,6 +98,10 @@ class Inspection:
     def query(self, sql: str) -> list[tuple[Any, ...]]:
         """Rows of a query over `raw_<table>`, `left_<table>` and `aside_<table>`."""
         return self._connection.execute(sql).fetchall()
+
+    def add_table(self, name: str, table: pa.Table) -> None:
+        """Let rules and queries read a further table."""
+        self._connection.register(name, table)
 
     def rows_left(self, table: str) -> int:
         """Rows of a table that are not set aside."""
@@ -176,10 +181,10 @@ class Inspection:
             if above == category:
                 yield category
 
-    def _add_list(self, name: str, columns: list[str], rows: list[tuple[str, ...]]) -> None:
-        texts = {column: pa.array([row[i] for row in rows], pa.string()) for i, column in enumerate(columns)}
-        self._connection.register(name, pa.table(texts))
-
     def _count(self, sql: str) -> int:
         row = self._connection.execute(sql).fetchone()
         return int(row[0]) if row else 0
+
+
+def _texts(*names: str) -> pa.Schema:
+    return pa.schema([(name, pa.string()) for name in names])

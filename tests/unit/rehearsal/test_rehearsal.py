@@ -188,3 +188,12 @@ onevision: more
     assert read_attempt(said, True, 2.0, 1.0).outcome == "killed"
     assert read_attempt("Traceback", False, 2.0, 1.0).outcome == "failed"
     assert read_attempt("night /shop/day: not begun\nno manifest\nnext: x", False, 1, 1).why == ["no manifest"]
+
+
+def test_what_bots_did_on_one_day_is_history_on_the_days_after(tiny_snapshot: Path, tmp_path: Path) -> None:
+    shop = Snapshot.open(tiny_snapshot)
+    dates = [shop.as_of - timedelta(days=2), shop.as_of]
+    events = Snapshot.open(faults.flood(tiny_snapshot, tmp_path / "flood", 1, dates)).table("events")
+    added = events.slice(len(shop.table("events"))).to_pylist()
+    assert len({event["event_id"] for event in added}) == 2 * faults.BOTS * faults.CLICKS
+    assert {(shop.as_of - event["ts"]).days for event in added} == {0, 2}

@@ -90,18 +90,18 @@ def no_pictures(tables: Tables) -> Tables:
     return {"events": set_where(tables["events"], "query_image_id", today(tables["events"]), None)}
 
 
-def bots(clicks: int) -> Callable[[Tables], Tables]:
-    """A user clicks so often on the day."""
+def bots(clicks: int, days_ago: int = 0) -> Callable[[Tables], Tables]:
+    """A user clicks so often on the day, or on one before it."""
 
     def change(tables: Tables) -> Tables:
         last = tables["events"].slice(len(tables["events"]) - 1).to_pylist()[0]
         flood = [
             last
             | {
-                "event_id": f"flood-{n}",
+                "event_id": f"flood-{days_ago}-{n}",
                 "event_type": "click",
                 "user_id": "u00",
-                "ts": DAY + timedelta(minutes=n + 1),
+                "ts": DAY + timedelta(days=-days_ago, minutes=n + 1),
                 "query_id": None,
                 "query_image_id": None,
                 "position": None,
@@ -184,6 +184,24 @@ def test_a_flood_of_clicks_is_set_aside_and_a_busy_user_is_not(
     left = pq.read_table(tmp_path / "clean" / "events.parquet")
     assert not [e for e in left.filter(today(left))["user_id"].to_pylist() if e == "u00"]
     assert "u00" in left["user_id"].to_pylist()  # the days before stay
+
+
+@pytest.mark.parametrize("both", [False, True])
+def test_a_flood_is_set_aside_again_when_it_is_history_and_raises_no_limit(
+    validate: Callable[..., StageReport], tmp_path: Path, both: bool
+) -> None:
+    config = CONFIG.model_copy(update={"max_null_change": 1.0, "max_quarantine_share": 0.9})
+
+    def twice(tables: Tables) -> Tables:
+        tables = tables | bots(90, days_ago=1)(tables)
+        return bots(90)(tables) if both else {"events": tables["events"]}
+
+    validate(twice, config)
+    aside = pq.read_table(tmp_path / "clean" / "quarantine" / "events.parquet")["event_id"].to_pylist()
+    assert {f"flood-1-{n}" for n in range(90)} <= set(aside)
+    assert ({f"flood-0-{n}" for n in range(90)} <= set(aside)) == both
+    left = pq.read_table(tmp_path / "clean" / "events.parquet")["event_id"].to_pylist()
+    assert not [event for event in left if event.startswith("flood")]
 
 
 def test_a_flood_that_is_most_of_the_log_stops_the_night(validate: Callable[..., StageReport]) -> None:
