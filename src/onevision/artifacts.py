@@ -213,7 +213,7 @@ def copy_tree(source: Path, target: Path) -> None:
 
     def link_or_copy(src: str, dst: str) -> None:
         try:
-            os.link(src, dst)
+            os.link(os.path.realpath(src), dst)  # not the link, where a file is one
         except OSError:
             shutil.copy2(src, dst)
 

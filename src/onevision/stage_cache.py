@@ -15,7 +15,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from onevision.artifacts import copy_tree, open_artifact, start_artifact
+from onevision.artifacts import UNFINISHED, copy_tree, open_artifact, start_artifact
 from onevision.code_version import code_hash
 from onevision.config import Section
 from onevision.errors import ArtifactError
@@ -52,6 +52,7 @@ class StageCache:
         try:
             open_artifact(entry, kind)
             copy_tree(entry, start_artifact(out))
+            (out / UNFINISHED).unlink()
             report = StageReport.load(out)
         except ArtifactError as error:
             print(f"the stage cache is damaged, {stage} runs again: {error}", file=sys.stderr)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from onevision.artifacts import copy_tree, open_artifact
-from onevision.errors import OneVisionError
+from onevision.errors import ArtifactError, ContractError, OneVisionError
 from onevision.recipe import load_recipe
 from onevision.report import StageReport
 from onevision.runner import describe, run_stage, write_page
@@ -69,7 +69,7 @@ def run_task(
     except OneVisionError as error:
         say(f"{name} failed: {error}")
         if night:
-            _record_failure(night, name, str(error))
+            _record_failure(night, name, error)
         raise SystemExit(1) from None
     except Exception as error:
         say(f"{name} failed: {type(error).__name__}: {error} (a bug: its traceback is in the log)")
@@ -132,14 +132,23 @@ def require(**needs: Any) -> None:
 
 def hand_out(bundle: Output, parts: Mapping[str, Output], store: str) -> None:
     """Give the parts of a bundle to tasks that take them alone; the encoder with its pictures, if the store has it."""
-    from onevision.publishing.promotion import fetch_encoder
-
     for name, part in parts.items():
         held = Path(bundle.path) / name
-        if name != "encoder" or not fetch_encoder(store, open_artifact(held, verify=False).identity, Path(part.path)):
+        if name != "encoder" or not _fetch_pictures(store, held, Path(part.path)):
             copy_tree(held, Path(part.path))
         artifact = open_artifact(part.path, verify=False)
         part.metadata.update(identity=artifact.identity, generation=artifact.generation or "")
+
+
+def _fetch_pictures(store: str, encoder: Path, out: Path) -> bool:
+    """Fetch the encoder with its embedded pictures; a damaged copy is as good as none, all is embedded again."""
+    from onevision.publishing.promotion import fetch_encoder
+
+    try:
+        return fetch_encoder(store, open_artifact(encoder, verify=False).identity, out)
+    except ArtifactError as error:
+        say(f"the store's embedded pictures are damaged, and made anew: {error}")
+        return False
 
 
 def night_of(store: str, day: str, run: str, *, recipe: str, overrides: Sequence[str]) -> Night:
@@ -169,12 +178,13 @@ def say(text: str) -> None:
         print(f"{MARK}{line}", flush=True)
 
 
-def _record_failure(night: str, stage: str, reason: str) -> None:
-    """A day that is refused stops a night; a mistake anywhere else is a failure of it."""
+def _record_failure(night: str, stage: str, error: OneVisionError) -> None:
+    """A day that is refused stops a night; anything else that goes wrong is a failure of it."""
     from onevision.publishing.nights import Night
 
     try:
-        Night.parse(night).record("stopped" if stage == "validate" else "failed", reason.splitlines())
+        refused = stage == "validate" and isinstance(error, (ContractError, ArtifactError))
+        Night.parse(night).record("stopped" if refused else "failed", str(error).splitlines())
     except OneVisionError as error:
         say(f"the store did not take down why the night stopped: {error}")
 

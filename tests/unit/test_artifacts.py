@@ -125,6 +125,17 @@ def test_generations_do_not_mix(tmp_path: Path) -> None:
         write(tmp_path / "both", parents={"one": one, "two": two})
 
 
+def test_a_copy_holds_files_where_the_original_has_links(tmp_path: Path) -> None:
+    (tmp_path / "far").mkdir()
+    (tmp_path / "far" / "data").write_text("here")
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "data").symlink_to(Path("..", "far", "data"))
+    copy_tree(tmp_path / "a", tmp_path / "elsewhere" / "b")
+    copied = tmp_path / "elsewhere" / "b" / "data"
+    assert not copied.is_symlink()
+    assert copied.read_text() == "here"
+
+
 def test_copied_artifact_has_the_same_identity(tmp_path: Path) -> None:
     written = write(tmp_path / "a")
     copy_tree(tmp_path / "a", tmp_path / "b")

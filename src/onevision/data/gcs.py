@@ -29,7 +29,6 @@ _RETRY = DEFAULT_RETRY.with_delay(initial=0.5, maximum=30, multiplier=2).with_ti
 """Seconds; of 408, 429, 5xx, time-outs and dropped connections, in the middle of a body too."""
 _CHUNK = 16 * 2**20
 """Bytes of a resumable upload that are sent, and tried again, as one."""
-_RESTARTS = 3
 
 
 class GcsStore:

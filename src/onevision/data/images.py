@@ -255,16 +255,24 @@ def load_pixels(store: ImageStore, image_ids: Sequence[str], size: int) -> np.nd
         (N, size, size, 3) uint8, in the order of `image_ids`.
     """
 
-    def decode(image_id: str) -> np.ndarray:
-        try:
-            return decode_image(store.read(image_id), size)
-        except ImageError as error:
-            raise ImageError(f"image_id {image_id!r}: {error}") from None
-
     pixels = np.empty((len(image_ids), size, size, 3), dtype=np.uint8)
-    for row, picture in enumerate(map_in_threads(decode, image_ids, "decode")):
+    pictures = map_in_threads(lambda image_id: _decode_named(image_id, store.read(image_id), size), image_ids, "decode")
+    for row, picture in enumerate(pictures):
         pixels[row] = picture
     return pixels
+
+
+def read_pixels(store: ImageStore, image_ids: Sequence[str], size: int) -> np.ndarray:
+    """As `load_pixels`, in this thread and without a progress bar: for batches."""
+    data = store.read_many(image_ids)
+    return np.stack([_decode_named(*named, size) for named in zip(image_ids, data, strict=True)])
+
+
+def _decode_named(image_id: str, data: bytes, size: int) -> np.ndarray:
+    try:
+        return decode_image(data, size)
+    except ImageError as error:
+        raise ImageError(f"image_id {image_id!r}: {error}") from None
 
 
 def _open_image(data: bytes, max_pixels: int) -> Image.Image:

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from onevision.data.store import ABSENT, PointerConflict, StoredObject, crc32c
+from onevision.data.store import ABSENT, PointerConflict, StoredObject, StoreError, crc32c
 
 
 class LocalStore:
@@ -30,6 +30,8 @@ class LocalStore:
                 fcntl.flock(lock, fcntl.LOCK_SH)
                 version = int(lock.read() or 1)
                 return path.read_bytes(), version
+        except NotADirectoryError:
+            raise StoreError(f"{self.folder}: is a file, where a folder is wanted") from None
         except FileNotFoundError:
             # never replaced yet: a first version has no version file
             return (path.read_bytes(), 1) if path.is_file() else (None, ABSENT)

@@ -21,6 +21,7 @@ from onevision.data.contract import Column, Table
 from onevision.errors import ContractError
 
 SUFFIXES = (".parquet", ".csv")
+_TIME_HINT = "; write times as timestamps, or as ISO 8601 text"
 _ZONED = r"([zZ]|[+-]\d\d:?\d\d)$"
 _DATE = r"^\d{4}-\d\d-\d\d$"
 
@@ -75,7 +76,7 @@ class Rows:
         except pa.ArrowNotImplementedError:
             raise ContractError(
                 f"{self.path}: column {column.name!r} has type {values.type}, which cannot become {column.type} "
-                f"({column.meaning})"
+                f"({column.meaning})" + (_TIME_HINT if pa.types.is_timestamp(column.type) else "")
             ) from None
         self.columns[column.name] = cast
         wanted = _describe(column.type)
@@ -180,8 +181,10 @@ def cast_values(values: pa.Array, wanted: pa.DataType) -> tuple[pa.Array, np.nda
         the cast array, and a mask (N,) of the values that do not fit (missing ones do).
 
     Raises:
-        pa.ArrowNotImplementedError: no value of this type can be cast.
+        pa.ArrowNotImplementedError: no value of this type can be cast, or it does not say what it counts.
     """
+    if pa.types.is_timestamp(wanted) and pa.types.is_integer(values.type):
+        raise pa.ArrowNotImplementedError("a time as a number could be in seconds, milliseconds or microseconds")
     if pa.types.is_timestamp(wanted) and _is_text(values.type):
         values = _with_zone(values)
     if _is_text(wanted) and pa.types.is_floating(values.type):

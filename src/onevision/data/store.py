@@ -118,8 +118,8 @@ def open_store(root: str | Path) -> Store:
 def upload(local: Path, uri: str | Path) -> Artifact:
     """Copy a finished artifact to a local path or `gs://bucket/prefix`: its files, then its manifest.
 
-    What is there already is not sent again, so a killed upload is finished by sending it again. Reports are no part of
-    an artifact's identity: those sent first stay.
+    What is there already is not sent again, so a killed upload is finished by sending it again. Reports, counts and
+    notes are no part of an artifact's identity: those sent first stay.
 
     Returns:
         the local artifact, verified before the first byte was sent.
@@ -159,8 +159,15 @@ def upload(local: Path, uri: str | Path) -> Artifact:
 
 
 def _is_free(store: Store, manifest: bytes) -> bool:
+    """Whether nothing is there, or the same artifact: its counts and notes may be those of another attempt."""
     present, _ = store.read(MANIFEST)
-    return present in (None, manifest)
+    if present in (None, manifest):
+        return True
+    try:
+        held, sent = json.loads(present), json.loads(manifest)
+        return all(held[key] == sent[key] for key in ("kind", "identity", "files"))
+    except (ValueError, KeyError, TypeError):
+        return False
 
 
 def download(uri: str | Path, local: Path) -> Artifact:

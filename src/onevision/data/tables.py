@@ -82,6 +82,8 @@ def cast_column(values: pa.ChunkedArray, column: Column, table: str) -> pa.Chunk
 
 
 def _cast(values: pa.ChunkedArray, wanted: pa.DataType) -> pa.ChunkedArray:
+    if pa.types.is_timestamp(wanted) and pa.types.is_integer(values.type) and len(values):
+        raise pa.ArrowNotImplementedError("a time as a number could be in seconds, milliseconds or microseconds")
     # nanoseconds are cut to the contract's microseconds; every other loss is an error
     return values.cast(wanted, safe=not (pa.types.is_timestamp(values.type) and pa.types.is_timestamp(wanted)))
 

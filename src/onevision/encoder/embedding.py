@@ -21,7 +21,7 @@ from tqdm import tqdm
 from onevision.arrays import ArrayWriter, Layout, concatenate_files
 from onevision.artifacts import MANIFEST, REPORTS, copy_tree, finish_artifact, open_artifact, start_artifact
 from onevision.data.contract import CATALOGUE_VIEWS
-from onevision.data.images import ImageStore, decode_image
+from onevision.data.images import ImageStore, read_pixels
 from onevision.data.snapshot import Snapshot
 from onevision.encoder.config import EncoderConfig
 from onevision.encoder.held import CONTENT, EMBEDDINGS, FILES, IMAGES, TOKENS, HeldPictures, picture_contents
@@ -117,8 +117,8 @@ def embed_batches(
             yield Batch(start, held.take(row))
             continue
         chosen = [start + int(n) for n in new]
-        pixels = [decode_image(data, encoder.image_size) for data in images.read_many([image_ids[n] for n in chosen])]
-        embedded = encoder.embed(np.stack(pixels), [known[n] for n in chosen])
+        pixels = read_pixels(images, [image_ids[n] for n in chosen], encoder.image_size)
+        embedded = encoder.embed(pixels, [known[n] for n in chosen])
         if len(new) < len(row):
             arrays = held.take(row)._asdict()
             for name, values in embedded._asdict().items():

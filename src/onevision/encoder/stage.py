@@ -19,7 +19,7 @@ from onevision.artifacts import finish_artifact, open_artifact, start_artifact
 from onevision.checkpoint import Checkpoint
 from onevision.code_version import code_hash
 from onevision.data.contract import CATALOGUE_VIEWS
-from onevision.data.images import decode_image, load_pixels
+from onevision.data.images import load_pixels, read_pixels
 from onevision.data.snapshot import Snapshot
 from onevision.distributed import Group, open_group, split_rows
 from onevision.encoder.augmentation import draw_moves, move
@@ -229,8 +229,7 @@ def _picture_batches(
     mine = group.share(split_rows(len(image_ids), group.size))
     for start in tqdm(range(mine.start, mine.stop, EMBED_BATCH), desc=what, disable=None):
         rows = range(start, min(start + EMBED_BATCH, mine.stop))
-        chunk = shop.images.read_many([image_ids[row] for row in rows])
-        yield np.stack([decode_image(data, encoder.image_size) for data in chunk]), rows
+        yield read_pixels(shop.images, [image_ids[row] for row in rows], encoder.image_size), rows
 
 
 def _known(encoder: Encoder, pictures: Pictures) -> NDArray[np.int64]:

@@ -75,7 +75,8 @@ def _outcome(night: Night, succeeded: bool) -> tuple[str, list[str]]:
         if succeeded:
             decided = f": {entry['outcome']}" if entry else ""
             return "nothing to do", [f"the champion needs nothing of this day{decided}"]
-        return "not begun", []
+        taken = [f"run {entry['run']} took this night over; it says: {entry['outcome']}"] if entry else []
+        return "not begun", taken
     if entry["outcome"] == "begun":
         night.record("failed", ["a task of the pipeline failed or was killed"])
         entry = night.entry() or entry

@@ -70,8 +70,10 @@ class Night:
         return self._read()[0]
 
     def begin(self, champion: str, day: Day) -> None:
-        """Record that this run begins the night from that champion."""
-        _, version = self._read()
+        """Record that this run begins the night from that champion; `LeaseLost` if it was decided meanwhile."""
+        decided, version = self._read()
+        if decided is not None and decided["outcome"] in DECIDED:
+            raise LeaseLost(f"{self.place}: run {decided['run']} has {decided['outcome']} it meanwhile")
         entry = {
             "night": self.key,
             "snapshot_id": day.snapshot_id,

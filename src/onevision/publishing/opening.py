@@ -6,11 +6,11 @@ not where this night was decided already, nor where the champion knows this day 
 
 from __future__ import annotations
 
+import shutil
 import uuid
 from datetime import datetime
 from pathlib import Path
 
-from onevision.artifacts import start_artifact
 from onevision.data.snapshot import as_utc
 from onevision.data.store import download, join
 from onevision.errors import OneVisionError
@@ -46,7 +46,8 @@ def run(
     try:
         found = _require_champion(champion)  # a night before may have promoted another one until just now
         reason = _nothing_to_do(night, day, found)
-        download(join(champion, BUNDLES, found.identity), start_artifact(out))
+        shutil.rmtree(out, ignore_errors=True)  # what a killed attempt left
+        download(join(champion, BUNDLES, found.identity), out)
         open_bundle(out)
         if not reason:
             night.begin(found.identity, day)

@@ -38,6 +38,7 @@ def retire(store: str, config: PublishingConfig) -> list[str]:
     bundles = _folders(store, BUNDLES)
     going = [b for b in bundles if b in _unkept(pointer, bundles, config, store) or b in pointer.get(RETIRING, [])]
     if not going and not pointer.get(RETIRING):
+        _retire_encoders(store, bundles)
         return []
     try:
         version = swap_pointer(store, pointer | {RETIRING: going}, version)

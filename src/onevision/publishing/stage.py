@@ -125,9 +125,10 @@ def run(
             upload_encoder(encoder, store, challenger.parents["encoder"].identity)
         upload_bundle(out, store, bundle.identity)
         changed = decision["promote"] and promote(store, bundle, champion, version)
-        retired = len(retire(store, config))
     if refresh:
         refresh.record("promoted" if decision["promote"] else "kept", _failed(decision), bundle.identity)
+    if store:
+        retired = len(retire(store, config))
     return _report(bundle, decision, champion, changed, retired, store, shared)
 
 

@@ -314,6 +314,13 @@ def test_a_file_that_cannot_be_read_stops_the_import(
         import_folder(shop, tmp_path / "out")
 
 
+@pytest.mark.parametrize("unit", [1, 1_000, 1_000_000])
+def test_times_as_numbers_stop_the_import_whatever_they_count(tmp_path: Path, frames: Frames, unit: int) -> None:
+    frames["events"]["ts"] = [(1_700_000_000 + n) * unit for n in range(len(frames["events"]))]
+    with pytest.raises(ContractError, match=r"column 'ts' has type int64.*ISO 8601"):
+        import_folder(write_shop(tmp_path / "shop", frames, "parquet"), tmp_path / "out")
+
+
 def test_a_column_of_lists_stops_the_import(tmp_path: Path, frames: Frames) -> None:
     frames["items"]["price"] = [[1.0, 2.0]] * 8
     with pytest.raises(ContractError, match=r"column 'price' has type list<.*>, which cannot become double"):

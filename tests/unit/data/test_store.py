@@ -102,6 +102,22 @@ def test_another_artifact_is_not_overwritten(root: str, artifact: Path, tmp_path
     assert tree(download(root, tmp_path / "got").path) == tree(artifact)
 
 
+def test_the_same_artifact_with_the_counts_of_another_attempt_is_there_already(
+    root: str, artifact: Path, tmp_path: Path
+) -> None:
+    sent = upload(artifact, root)
+    again = finish_artifact(artifact, "thing", counts={"shards": 2}, extra={"night": "another"})
+    assert again.identity == sent.identity
+    upload(artifact, root)
+    assert download(root, tmp_path / "got").counts == {}
+
+
+def test_a_file_where_a_folder_is_wanted_is_named(tmp_path: Path) -> None:
+    (tmp_path / "x.parquet").write_text("no folder")
+    with pytest.raises(StoreError, match=r"x\.parquet: is a file"):
+        open_store(tmp_path / "x.parquet").read("manifest.json")
+
+
 def test_a_half_written_artifact_is_neither_sent_nor_fetched(root: str, artifact: Path, tmp_path: Path) -> None:
     (artifact / "manifest.json").unlink()
     with pytest.raises(ArtifactError, match=r"no manifest\.json"):

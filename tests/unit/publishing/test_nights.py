@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,8 +15,9 @@ from support.snapshots import make_tables, save_snapshot
 from onevision.artifacts import finish_artifact, open_artifact, read_json, write_json
 from onevision.data.days import cut_snapshot
 from onevision.data.lease import LeaseLost, LockHeld
-from onevision.data.store import read_pointer
+from onevision.data.store import StoreError, read_pointer
 from onevision.errors import ArtifactError, ContractError, OneVisionError
+from onevision.publishing import opening
 from onevision.publishing.closing import close_night
 from onevision.publishing.config import PublishingConfig
 from onevision.publishing.nights import Night, read_day
@@ -222,6 +223,50 @@ def test_what_ended_a_night_is_recorded_by_its_task_and_said_at_the_end(
     assert reason in Path(made["page"].path).read_text()
     end_night(store, str(tmp_path / "gone"), "one", recipe="smoke", overrides=[], succeeded=False, page=made["page"])
     assert "not begun" in capsys.readouterr().out
+
+
+def test_a_run_that_comes_late_does_not_write_over_what_was_decided(
+    store: str, champion: str, tiny_snapshot: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin(store, tiny_snapshot, tmp_path / "one")
+    monkeypatch.setattr(opening, "_nothing_to_do", _decided_just_after(night_of(store, tiny_snapshot)))
+    with pytest.raises(LeaseLost, match="run one has kept it meanwhile"):
+        begin(store, tiny_snapshot, tmp_path / "two", run="two")
+    entry = night_of(store, tiny_snapshot).entry()
+    assert entry is not None
+    assert (entry["outcome"], entry["run"]) == ("kept", "one")
+    late = close_night(night_of(store, tiny_snapshot, "two"), False)
+    assert late.outcome == "not begun"
+    assert "run one" in late.why[0]
+
+
+def _decided_just_after(night: Night) -> Callable[..., str]:
+    def look(*_: object) -> str:
+        night.record("kept")
+        return ""
+
+    return look
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"), [(ContractError("bad rows"), "stopped"), (StoreError("no answer"), "failed")]
+)
+def test_only_a_day_that_is_refused_stops_a_night(
+    tmp_path: Path, tiny_snapshot: Path, monkeypatch: pytest.MonkeyPatch, error: OneVisionError, outcome: str
+) -> None:
+    night = night_of(str(tmp_path / "store"), tiny_snapshot)
+    night.begin("some-bundle", read_day(str(tiny_snapshot)))
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("onevision.task.run_stage", fail)
+    out = SimpleNamespace(path=str(tmp_path / "out"), metadata={})
+    with pytest.raises(SystemExit):
+        run_task("validate", {}, out, recipe="smoke", overrides=[], metrics=out, page=out, night=str(night))
+    entry = night.entry()
+    assert entry is not None
+    assert entry["outcome"] == outcome
 
 
 def test_a_night_that_did_not_begin_is_closed_without_touching_the_one_at_work(

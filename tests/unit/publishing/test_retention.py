@@ -246,3 +246,19 @@ def test_an_encoder_goes_with_the_last_bundle_that_needs_it(
     retire(store, KEEP_ONE)
     assert bundles_in(store) == {bundle.identity, last}
     assert [path.name for path in Path(store, "encoders").iterdir() if any(path.iterdir())] == [encoder.identity]
+
+
+def test_an_encoder_that_no_bundle_followed_goes_after_a_day(
+    night: Callable[..., str], shop: Shop, days: Days, tmp_path: Path
+) -> None:
+    store = str(tmp_path / "store")
+    night(store, 1)
+    encoder = shop.artifact("lost", "encoder", {"weights": "lost"})
+    upload_encoder(encoder.path, store, encoder.identity)
+    for file in Path(store, "encoders").glob("*/*"):
+        os.utime(file, (days.today.timestamp(),) * 2)
+    assert retire(store, KEEP_ONE) == []
+    assert any(Path(store, "encoders", encoder.identity).iterdir())
+    days.pass_by(2)
+    assert retire(store, KEEP_ONE) == []
+    assert not list(Path(store, "encoders").glob(f"{encoder.identity}/*"))
