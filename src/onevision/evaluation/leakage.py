@@ -19,7 +19,8 @@ def check_leakage(
     """Look for held-out things among what was trained on.
 
     Args:
-        pairs: the `pairs` artifact that encoder, quantiser and generator were trained with.
+        pairs: the `pairs` artifact that the generator was trained with; so were encoder and quantiser, but for those
+            that a night has from the champion, which are older.
         query_ids, image_ids: of the queries that are about to be measured.
         cold_items: items that entered after the end of training.
 

@@ -241,7 +241,9 @@ def _taste(model: ChoiceModel, clicks: Clicks, shoppers: Shoppers, batch: Tensor
 def _ndcg(model: ChoiceModel, clicks: Clicks, shoppers: Shoppers) -> float:
     log_p = _log_p(model, clicks, shoppers, torch.arange(len(clicks.row)))
     place = ((log_p > log_p[:, :1]) * clicks.stands_for).sum(1)
-    return float((1 / torch.log2(place + 2.0)).mean()) if len(place) else 0.0
+    if not len(place) or log_p[:, 0].isnan().any():  # nothing is larger than what is no number
+        return 0.0
+    return float((1 / torch.log2(place + 2.0)).mean())
 
 
 def _of(shoppers: Shoppers, rows: Tensor) -> Shoppers:

@@ -96,6 +96,22 @@ def copy_groups(hashes: np.ndarray, thumbnails: np.ndarray, items: Sequence[str 
     return connected_components(graph, directed=False)[1]
 
 
+def with_equals(groups: np.ndarray, hashes: np.ndarray, thumbnails: np.ndarray) -> np.ndarray:
+    """The groups, joined where they hold pictures that are equal in hash and thumbnail, whatever item they are of.
+
+    A test photo may lie among the pictures under another item's name, or under none: it must not be trained on there.
+    """
+    rows = np.arange(len(groups))
+    prints = np.ascontiguousarray(np.column_stack([hashes.view(np.uint8).reshape(-1, 8), thumbnails]))
+    ends = []
+    for label in (groups, prints.view(np.dtype((np.void, prints.shape[1]))).ravel()):
+        _, first, place = np.unique(label, return_index=True, return_inverse=True)
+        ends.append(np.stack([rows, first[place.ravel()]]))
+    one, other = np.concatenate(ends, axis=1)
+    graph = coo_array((np.ones(len(one), dtype=bool), (one, other)), shape=(len(groups), len(groups)))
+    return connected_components(graph, directed=False)[1]
+
+
 def _near_pairs(hashes: np.ndarray, thumbnails: np.ndarray, rows: np.ndarray, bits: int) -> Iterator[tuple[int, int]]:
     for place, row in enumerate(rows[:-1]):
         later = rows[place + 1 :]

@@ -16,7 +16,7 @@ from onevision.data.contract import TABLES, TIMESTAMP
 from onevision.data.snapshot import Snapshot
 from onevision.errors import ContractError
 from onevision.pairing.config import PairingConfig
-from onevision.pairing.duplicates import copy_groups, fingerprints, follow_held_out, representatives
+from onevision.pairing.duplicates import copy_groups, fingerprints, follow_held_out, representatives, with_equals
 from onevision.pairing.engines import Engine
 from onevision.pairing.mining import (
     ACTS,
@@ -107,7 +107,7 @@ class PairTables:
         split, held_out = ranked["split"].to_numpy(), ranked["held_out"].to_numpy()
         hashes, thumbnails = fingerprints(self._snapshot.images, ids)
         groups = copy_groups(hashes, thumbnails, ranked["item_id"].to_pylist(), self._bits)
-        split = follow_held_out(split, held_out, groups)
+        split = follow_held_out(split, held_out, with_equals(groups, hashes, thumbnails))
         picture = np.argsort(np.argsort(np.array(ids, dtype=object))).astype(np.int32)
         stand_in = picture[representatives(groups, split == 0)]
         settled = {"image_id": ids, "picture": picture, "split": split, "representative": stand_in}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field
 
 from onevision.config import Section
@@ -10,7 +12,9 @@ from onevision.config import Section
 class QuantizationConfig(Section):
     """Vision-aligned residual quantisation (VRQ)."""
 
-    codebook_sizes: tuple[int, ...] = Field((64, 32, 128), min_length=1, description="residual levels, in order")
+    codebook_sizes: tuple[Annotated[int, Field(ge=2, le=32_767)], ...] = Field(
+        (64, 32, 128), min_length=1, description="residual levels, in order; codes are kept in 16 bits"
+    )
     opq_subspaces: int = Field(2, ge=0, le=2, description="OPQ codes of the last residual; 0 for none")
     opq_size: int = Field(256, ge=2, le=256, description="codes a sub-space")
     view_levels: int = Field(

@@ -122,7 +122,7 @@ def measure(quantizer: ResidualQuantizer, data: Embedded) -> dict[str, float]:
     result = encoding_metrics(quantizer.encode(mean), quantizer.codebook_sizes, [data.category[item] for item in items])
     main = {o: r for r, o in zip(catalogue, owner[catalogue], strict=True) if view[r] == "main"}
     photos = np.array([r for r in np.flatnonzero(np.isin(split, ("validation", "test"))) if owner[r] in main], int)
-    cold_items = set(owner[split == "catalogue_cold"])
+    cold_items = set(owner[split == "catalogue_cold"]) - set(owner[catalogue][split[catalogue] == "train"])
     cold = np.array([owner[r] in cold_items for r in photos], dtype=bool)
     for name, rows in (("vc", photos), ("cold_vc", photos[cold])):
         if len(rows):

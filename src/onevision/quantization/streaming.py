@@ -41,10 +41,13 @@ def read_blocks(path: Path, rows: int = BLOCK) -> Iterator[NDArray[np.float32]]:
     if path.suffix == ".parquet":
         for batch in _parquet(path).iter_batches(batch_size=rows, columns=["embedding"]):
             column = batch.column(0)
-            flat = column.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
-            if column.null_count or len(flat) % len(column):
+            lengths = set(column.value_lengths().unique().to_pylist())
+            if column.null_count or len(lengths) != 1:
                 raise ContractError(f"{path}: 'embedding' has empty rows, or rows of different lengths")
-            yield flat.reshape(len(column), -1)
+            flat = column.flatten()
+            if flat.null_count:
+                raise ContractError(f"{path}: 'embedding' has rows with missing numbers")
+            yield flat.to_numpy(zero_copy_only=False).astype(np.float32).reshape(len(column), -1)
         return
     table = _array(path)
     width = table.shape[1]

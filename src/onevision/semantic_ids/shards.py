@@ -123,20 +123,22 @@ def find_views(images: Path, item_ids: pa.Array) -> tuple[Views, NDArray[np.bool
     """The catalogue views of some items, from one pass over the encoder's picture table.
 
     Returns:
-        the views, with `item` as rows of `item_ids`, and whether each item is cold (entered after training).
+        the views, with `item` as rows of `item_ids`, and whether each item is cold: none of its views could be trained
+        on. One that came later, or that a held-out search was sent with, does not make an old item new.
     """
     found, first = [], 0
-    cold = np.zeros(len(item_ids), bool)
+    late, trained = np.zeros(len(item_ids), bool), np.zeros(len(item_ids), bool)
     for batch in pq.ParquetFile(images).iter_batches(ROWS_A_BATCH, columns=["image_id", "item_id", "view", "split"]):
         item = pc.index_in(batch["item_id"], item_ids)
         known = pc.is_valid(item)
-        late = pc.and_(known, pc.equal(batch["split"], "catalogue_cold"))
-        cold[item.filter(late).to_numpy()] = True
         chosen = pc.and_(known, pc.is_in(batch["view"], pa.array(CATALOGUE_VIEWS)))
+        for which, split in ((late, "catalogue_cold"), (trained, "train")):
+            which[item.filter(pc.and_(chosen, pc.equal(batch["split"], split))).to_numpy()] = True
         row = pa.array(np.arange(first, first + len(batch)))
         columns = [batch["image_id"], row, item, pc.equal(batch["view"], "main")]
         found.append(pa.table(columns, names=["image_id", "row", "item", "main"]).filter(chosen))
         first += len(batch)
+    cold = late & ~trained
     if not found:
         return Views(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.bool_)), cold
     table = pa.concat_tables(found).sort_by([("item", "ascending"), ("image_id", "ascending")])

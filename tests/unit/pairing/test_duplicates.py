@@ -17,6 +17,7 @@ from onevision.pairing.duplicates import (
     follow_held_out,
     representatives,
     thumbnail,
+    with_equals,
 )
 
 
@@ -95,6 +96,17 @@ def test_pictures_of_nothing_known_are_copies_only_when_their_hashes_are_equal()
 def test_many_equal_pictures_need_no_comparison_of_each_with_each() -> None:
     groups = copy_groups(np.zeros(30_000, np.uint64), np.zeros((30_000, 216), np.uint8), ["a"] * 30_000, bits=2)
     assert set(groups) == {groups[0]}
+
+
+def test_equal_pictures_are_joined_whatever_item_they_are_of() -> None:
+    thumbnails = np.repeat(patterns(2), [3, 1], axis=0)
+    hashes = np.array([7, 7, 7, 7], dtype=np.uint64)
+    groups = copy_groups(hashes, thumbnails, ["a", None, "b", "c"], bits=2)
+    assert len(set(groups)) == 4
+    joined = with_equals(groups, hashes, thumbnails)
+    assert joined[0] == joined[1] == joined[2] != joined[3]
+    other_hash = with_equals(groups, np.array([7, 7, 5, 7], dtype=np.uint64), thumbnails)
+    assert other_hash[0] == other_hash[1] != other_hash[2]
 
 
 def test_training_copy_follows_the_latest_held_out_picture() -> None:

@@ -376,3 +376,18 @@ def test_snapshot_that_was_not_validated_is_refused(pair: Runner, columns: dict,
     bad = event("bad", AS_OF - DAY, "click", "i000") | columns
     with pytest.raises(ContractError, match=rf"1 events \(such as 'bad'\).*{reason}.*validate"):
         pair(with_rows(tables, "events", [bad]), images)
+
+
+@pytest.mark.parametrize("label", [None, "i001"])
+def test_a_test_photo_under_another_name_is_not_trained_on(pair: Runner, plain: Pairs, label: str | None) -> None:
+    tables, images = make_tables()
+    held_out = plain.queries[plain.queries["split"] == "test"].iloc[0]
+    assert held_out["photographed_item"] != "i001"
+    row = next(row for row in tables["images"].to_pylist() if row["image_id"] == held_out["image_id"])
+    copy = row | {"image_id": "copy", "item_id": label, "created_at": TRAIN_END - 2 * DAY}
+    images.append(("copy", dict(images)[held_out["image_id"]]))
+    early = event("early", TRAIN_END - DAY, "click", "i002", query_id="early", query_image_id="copy")
+    found = pair(with_rows(with_rows(tables, "images", [copy]), "events", [early]), images)
+    assert found.split["copy"] == "test"
+    assert "copy" not in found.pictures
+    assert "early" not in set(found.queries["query_id"])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from onevision.errors import ContractError
@@ -39,9 +41,14 @@ def test_files_that_are_not_vectors_are_refused(x, quantizer, tmp_path):
     np.save(tmp_path / "narrow.npy", x[:, :5])
     np.save(tmp_path / "whole.npy", np.arange(6).reshape(2, 3))
     pd.DataFrame({"vector": [1]}).to_parquet(tmp_path / "other.parquet")
+    for name, rows in {"ragged": [[0.0] * 7, [0.0] * 9], "gaps": [[0.0] * 8, [None, *[0.0] * 7]]}.items():
+        table = pa.table({"embedding": pa.array(rows, pa.list_(pa.float32()))})
+        pq.write_table(table, tmp_path / f"{name}.parquet")
     for name, message in (
         ("narrow.npy", "vectors of 5 numbers, wanted is 8"),
         ("whole.npy", "floating"),
+        ("ragged.parquet", "rows of different lengths"),
+        ("gaps.parquet", "missing numbers"),
         ("other.parquet", "no column 'embedding'; it has vector"),
         ("nothing.npy", "cannot be read"),
     ):

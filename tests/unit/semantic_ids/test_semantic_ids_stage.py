@@ -19,6 +19,7 @@ from onevision.runner import run_stage
 from onevision.semantic_ids import shards
 from onevision.semantic_ids.config import SemanticIdsConfig
 from onevision.semantic_ids.published import GONE
+from onevision.semantic_ids.shards import find_views
 from onevision.semantic_ids.stage import run, run_merge
 from onevision.shards import all_shards
 
@@ -153,3 +154,18 @@ def test_the_command_line_takes_a_parent(models: dict[str, Path], tmp_path: Path
     assert report.counts["items_new"] == 0
     report = run_stage("assign-ids", inputs | {"parent": ""}, tmp_path / "c", recipe="smoke")
     assert report.counts["items_new"] == report.counts["items_assigned"]
+
+
+def test_a_late_view_does_not_make_an_old_item_cold(tmp_path: Path) -> None:
+    rows = [
+        ("a-main", "a", "main", "train"),
+        ("a-sku", "a", "sku", "catalogue_cold"),
+        ("b-main", "b", "main", "catalogue_cold"),
+        ("c-main", "c", "main", "unused"),
+        ("c-photo", "c", "user_photo", "train"),
+    ]
+    names = ["image_id", "item_id", "view", "split"]
+    pq.write_table(pa.table(dict(zip(names, zip(*rows, strict=True), strict=True))), tmp_path / "images.parquet")
+    views, cold = find_views(tmp_path / "images.parquet", pa.array(["a", "b", "c"]))
+    assert cold.tolist() == [False, True, False]
+    assert views.item.tolist() == [0, 0, 1, 2]
