@@ -25,6 +25,8 @@ SLICES = {
     "warm_user": "all other queries",
     "personal": "the item clicked first is not the photographed one: look alone does not explain it",
     "not_personal": "all other queries",
+    "head": "the item clicked first is one of the most clicked ones, which together hold half of the training clicks",
+    "tail": "it is another one that entered before the end of training; cold items are in neither",
     "view:<view>": "by the kind of picture that was sent: `user_photo`, `video_frame`",
     "department:<id>": "by the department of the item clicked first",
 }
@@ -35,7 +37,9 @@ GROUPS: dict[str, dict[str, str]] = {
         "<system>/ndcg@10": "NDCG of the first clicked item alone; never above `hr@10`",
         "<system>/recall@<k>": "share of *all* clicked items that are among the first k, mean over queries",
         "<system>/order_ndcg@10": "NDCG over all clicked (gain 1) and ordered (gain 2) items",
-        "<system>/sid_hr@10": "HR of semantic IDs: the first clicked item's ID is among the first 10 different IDs",
+        "<system>/sid_hr@<k>": "HR of semantic IDs: the first clicked item's ID is among the first k different IDs",
+        "<system>/sid_mrr@10": "MRR of semantic IDs, by the rank of that ID among the different IDs",
+        "<system>/sid_ndcg@10": "NDCG of semantic IDs",
         "<system>/invalid_rate": "generators: share of live beams that are no item's semantic ID; 0 by construction",
     },
     "Paired differences": {
@@ -56,8 +60,15 @@ GROUPS: dict[str, dict[str, str]] = {
     },
     "Slices": {
         "queries/<slice>": "queries in the slice; a slice without queries has no keys",
-        "<system>/hr@10/<slice>": "HR@10 over the slice",
+        "<system>/hr@<k>/<slice>": "HR@1, HR@10, HR@50 and HR@350 over the slice",
         "<system>/mrr@10/<slice>": "MRR@10 over the slice",
+        "<system>/ndcg@10/<slice>": "NDCG@10 over the slice",
+        "generator_pruned_minus_cascade/<metric>/<slice>": "over `personal`, `cold_item` and `warm_item`",
+        "generator_pruned_minus_cascade/<metric>/<slice>/low": "lower bound of its 95 % interval",
+        "generator_pruned_minus_cascade/<metric>/<slice>/high": "upper bound",
+        "generator_pruned/<metric>/warm_item_minus_cold_item": "mean over warm items' queries less cold items'",
+        "generator_pruned/<metric>/warm_item_minus_cold_item/low": "lower bound of its 95 % interval (two samples)",
+        "generator_pruned/<metric>/warm_item_minus_cold_item/high": "upper bound",
     },
     "Retrieval of the photographed product": {
         "align/queries": "test queries whose photographed product is known",

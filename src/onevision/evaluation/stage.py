@@ -9,10 +9,8 @@ import time
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from onevision.artifacts import (
     Artifact,
@@ -29,7 +27,7 @@ from onevision.errors import OneVisionError
 from onevision.evaluation.beside import CHAMPION, Beside
 from onevision.evaluation.cascade import FOLDER as CASCADE
 from onevision.evaluation.cascade import Cascade
-from onevision.evaluation.comparison import Comparison, Truth
+from onevision.evaluation.comparison import Comparison, Truth, flat_intervals, interval_table
 from onevision.evaluation.config import EvaluationConfig
 from onevision.evaluation.dense import DenseSearch
 from onevision.evaluation.drift import Drift
@@ -38,6 +36,7 @@ from onevision.evaluation.items import UNKNOWN, Items
 from onevision.evaluation.leakage import check_leakage
 from onevision.evaluation.outputs import gallery, ranks_table
 from onevision.evaluation.searches import Searches, deal_histories
+from onevision.evaluation.slices import query_slices, slice_differences
 from onevision.evaluation.summary import figures, latency_table, warnings
 from onevision.evaluation.systems import (
     Clock,
@@ -139,8 +138,11 @@ def run(
         samples=config.bootstrap_samples,
         seed=seed,
     )
-    slices = query_slices(queries, searches, items, encoder)
+    slices = query_slices(queries, items, pairs, encoder)
+    by_slice = slice_differences(comparison, slices)
     metrics = comparison.metrics() | comparison.difference_metrics(compared) | comparison.slice_metrics(slices)
+    for pattern, intervals in by_slice.items():
+        metrics |= flat_intervals(pattern, intervals)
     metrics |= {f"{n}/invalid_rate": s.invalid_rate for n, s in systems.items() if s.invalid_rate is not None}
     metrics |= instance_retrieval(queries, items, dense) | _encoding_metrics(quantizer)
     if served.setting.patches:
@@ -160,8 +162,10 @@ def run(
     report.warnings = warnings(comparison, slices) + (drift.warnings() if drift else [])
     report.tables = [
         comparison.table(),
+        comparison.sid_table(),
         comparison.difference_table(compared),
         comparison.slice_table(slices),
+        interval_table("Differences by slice", by_slice),
         latency_table(latencies, len(items)),
         *([_cascade_table(cascade)] if cascade else []),
         *([drift.table()] if drift else []),
@@ -194,23 +198,6 @@ def held_out_queries(
             "raise pairing.test_days or give a snapshot with clicks on its last days"
         )
     return queries.take(np.flatnonzero(first_known)), counts
-
-
-def query_slices(queries: QuerySet, searches: Searches, items: Items, encoder: Path) -> dict[str, NDArray[np.bool_]]:
-    """Parts of the queries by name -> (Q,) bool."""
-    views = pq.read_table(encoder / "images.parquet", columns=["view"])["view"].take(pa.array(queries.image_row))
-    view = np.array(views.to_pylist(), dtype=np.str_)
-    department = items.department[[rows[0] for rows in searches.clicked]]
-    slices = {
-        "cold_item": queries.cold_item,
-        "warm_item": ~queries.cold_item,
-        "cold_user": queries.cold_user,
-        "warm_user": ~queries.cold_user,
-        "personal": queries.personal,
-        "not_personal": ~queries.personal,
-    }
-    slices |= {f"view:{name}": view == name for name in np.unique(view).tolist()}
-    return slices | {f"department:{name}": department == name for name in np.unique(department).tolist()}
 
 
 def instance_retrieval(queries: QuerySet, items: Items, dense: DenseSearch, name: str = "align") -> dict[str, float]:

@@ -1,6 +1,6 @@
 """Measures of rankings and of semantic IDs, and how sure they are: pure numpy, used by every stage that reports one."""
 
-from onevision.metrics.bootstrap import Interval, mean_interval, mean_intervals, paired_difference_interval
+from onevision.metrics.bootstrap import Interval, mean_gaps, mean_interval, mean_intervals, paired_difference_interval
 from onevision.metrics.encoding import (
     category_consistency,
     codebook_utilisation,
@@ -31,6 +31,7 @@ __all__ = [
     "hit_rate",
     "independent_coding_rate",
     "largest_bucket",
+    "mean_gaps",
     "mean_interval",
     "mean_intervals",
     "mrr",

@@ -38,10 +38,22 @@ def mean_interval(values: ArrayLike, samples: int = 1000, seed: int = 0) -> Inte
 def mean_intervals(values: NDArray[np.float64], samples: int = 1000, seed: int = 0) -> list[Interval]:
     """One interval a column of `values` (n, m); all columns see the same resamples of rows."""
     values = np.asarray(values, dtype=np.float64)
+    return _intervals(_resampled_means(values, samples, np.random.default_rng(seed)), values.mean(axis=0))
+
+
+def mean_gaps(a: NDArray[np.float64], b: NDArray[np.float64], samples: int = 1000, seed: int = 0) -> list[Interval]:
+    """Mean of a column of `a` (n, m) less that of `b` (k, m), a column each: two samples, resampled apart."""
+    a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    rng = np.random.default_rng(seed)
+    gaps = _resampled_means(a, samples, rng) - _resampled_means(b, samples, rng)
+    return _intervals(gaps, a.mean(axis=0) - b.mean(axis=0))
+
+
+def _resampled_means(values: NDArray[np.float64], samples: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Column means (samples, m) of as many resamples of the rows of `values` (n, m)."""
     n, m = values.shape
     if n == 0 or not np.isfinite(values).all():
         raise ValueError(f"a bootstrap needs finite values, at least one; {n} rows were given")
-    rng = np.random.default_rng(seed)
     means = np.empty((samples, m))
     block = max(1, _BLOCK // n)
     for start in range(0, samples, block):
@@ -51,8 +63,12 @@ def mean_intervals(values: NDArray[np.float64], samples: int = 1000, seed: int =
         offsets = np.arange(stop - start)[:, None] * n
         counts = np.bincount((rows + offsets).ravel(), minlength=(stop - start) * n).reshape(-1, n)
         means[start:stop] = counts @ values / n
-    low, high = np.percentile(means, [2.5, 97.5], axis=0)
-    return [Interval(float(a), float(b), float(c)) for a, b, c in zip(values.mean(axis=0), low, high, strict=True)]
+    return means
+
+
+def _intervals(drawn: NDArray[np.float64], mean: NDArray[np.float64]) -> list[Interval]:
+    low, high = np.percentile(drawn, [2.5, 97.5], axis=0)
+    return [Interval(float(a), float(b), float(c)) for a, b, c in zip(mean, low, high, strict=True)]
 
 
 def paired_difference_interval(a: ArrayLike, b: ArrayLike, samples: int = 1000, seed: int = 0) -> Interval:

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import astuple
+
 import numpy as np
 import pytest
 
-from onevision.evaluation.comparison import DIFFERENCE_METRICS, PLACES, Comparison, Truth, distinct_buckets, measure
+from onevision.evaluation.comparison import (
+    DIFFERENCE_METRICS,
+    OF_IDS,
+    PLACES,
+    SLICE_METRICS,
+    Comparison,
+    Truth,
+    distinct_buckets,
+    flat_intervals,
+    interval_table,
+    measure,
+)
+from onevision.metrics import Interval, paired_difference_interval
 
-QUERIES, ITEMS = 300, 200
+QUERIES, ITEMS = 300, 400
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +69,43 @@ def test_slices_that_split_the_queries_average_to_the_whole(comparison):
     whole = (flat["strong/hr@10/a"] * inside.sum() + flat["strong/hr@10/b"] * (~inside).sum()) / QUERIES
     assert whole == pytest.approx(comparison.metrics()["strong/hr@10"])
     assert not any(key.endswith("/none") for key in flat)
+    assert {f"weak/{name}/a" for name in SLICE_METRICS} <= set(flat)
+
+
+def test_a_difference_over_a_slice_is_that_of_its_queries_alone(comparison):
+    inside = np.arange(QUERIES) % 4 == 0
+    for name, interval in comparison.difference("strong", "weak", inside).items():
+        strong, weak = (comparison.values[system][name][inside] for system in ("strong", "weak"))
+        expected = paired_difference_interval(strong, weak, comparison.samples, comparison.seed)
+        assert astuple(interval) == pytest.approx(astuple(expected))
+
+
+def test_a_gap_is_between_the_means_of_two_slices(comparison):
+    one = comparison.values["strong"]["hr@10"] == 1
+    gap = comparison.gap("strong", one, ~one)
+    assert gap["hr@10"] == Interval(1.0, 1.0, 1.0)
+    assert gap["mrr@10"].mean == pytest.approx(comparison.values["strong"]["mrr@10"][one].mean())
+    assert gap["mrr@10"].low < gap["mrr@10"].mean < gap["mrr@10"].high
+
+
+def test_intervals_are_flat_and_shown_under_their_names(comparison):
+    found = comparison.difference("strong", "weak")
+    flat = flat_intervals("a_minus_b/<metric>/personal", found)
+    for metric, interval in found.items():
+        key = f"a_minus_b/{metric}/personal"
+        assert (flat[key], flat[f"{key}/low"], flat[f"{key}/high"]) == (interval.mean, interval.low, interval.high)
+    table = interval_table("Differences", {"strong less weak": found})
+    assert len(table.rows[0]) == len(table.columns)
+    assert table.rows[0][table.columns.index("hr@10")].endswith("*")
+
+
+def test_metrics_of_items_and_of_semantic_ids_are_told_apart(comparison):
+    metrics = comparison.metrics()
+    found = {name.removeprefix(OF_IDS) for name in comparison.values["weak"] if name.startswith(OF_IDS)}
+    assert found == {"hr@1", "hr@5", "hr@10", "hr@50", "hr@350", "mrr@10", "ndcg@10"}
+    assert all(metrics[f"weak/{name}"] <= metrics[f"weak/{OF_IDS}{name}"] for name in found)
+    assert set(comparison.sid_table().columns) == {"system", *(f"{OF_IDS}{name}" for name in found)}
+    assert not any(name.startswith(OF_IDS) for name in comparison.table().columns)
 
 
 def test_ordered_items_weigh_more_than_clicked_ones():

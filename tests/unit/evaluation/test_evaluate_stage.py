@@ -20,6 +20,7 @@ from onevision.evaluation.glossary import markdown, meanings
 from onevision.evaluation.items import Items
 from onevision.evaluation.leakage import check_leakage
 from onevision.evaluation.searches import Searches
+from onevision.evaluation.slices import COMPARED_ON
 from onevision.evaluation.stage import COMPARED, held_out_queries, run
 from onevision.report import StageReport
 
@@ -110,6 +111,19 @@ def test_differences_are_between_the_means(report_and_path):
         difference = metrics[f"{a}_minus_{b}/hr@10"]
         assert difference == pytest.approx(metrics[f"{a}/hr@10"] - metrics[f"{b}/hr@10"])
         assert metrics[f"{a}_minus_{b}/hr@10/low"] <= difference + 1e-12
+
+
+def test_differences_by_slice_are_between_the_means_of_the_slices(report_and_path):
+    metrics = report_and_path[0].metrics
+    for name in COMPARED_ON:
+        if f"queries/{name}" in metrics:
+            key = f"generator_pruned_minus_cascade/hr@350/{name}"
+            means = [metrics[f"{system}/hr@350/{name}"] for system in ("generator_pruned", "cascade")]
+            assert metrics[key] == pytest.approx(means[0] - means[1])
+            assert metrics[f"{key}/low"] - 1e-12 <= metrics[key] <= metrics[f"{key}/high"] + 1e-12
+    gap = metrics["generator_pruned/mrr@10/warm_item_minus_cold_item"]
+    warm, cold = (metrics[f"generator_pruned/mrr@10/{name}"] for name in ("warm_item", "cold_item"))
+    assert gap == pytest.approx(warm - cold)
 
 
 def test_gallery_names_pictures_that_the_snapshot_has(report_and_path, tiny_snapshot):

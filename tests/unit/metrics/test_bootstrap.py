@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onevision.metrics import mean_interval, mean_intervals, paired_difference_interval
+from onevision.metrics import mean_gaps, mean_interval, mean_intervals, paired_difference_interval
 
 
 def test_same_seed_gives_the_same_interval():
@@ -45,9 +45,27 @@ def test_pairing_sees_what_two_separate_intervals_hide():
     assert mean_interval(a, 500, seed=0).low < mean_interval(b, 500, seed=0).high
 
 
+def test_a_gap_of_two_samples_is_as_wide_as_theory_says():
+    rng = np.random.default_rng(4)
+    a, b = rng.normal(1.0, 1.0, size=(900, 2)), rng.normal(0.0, 2.0, size=(400, 2))
+    for column, gap in enumerate(mean_gaps(a, b, 2000, seed=0)):
+        assert gap.mean == pytest.approx(a[:, column].mean() - b[:, column].mean())
+        expected = 2 * 1.96 * np.sqrt(a[:, column].var() / 900 + b[:, column].var() / 400)
+        assert gap.high - gap.low == pytest.approx(expected, rel=0.1)
+    assert mean_gaps(a, b, 200, seed=1) == mean_gaps(a, b, 200, seed=1)
+
+
+def test_a_gap_of_two_like_samples_is_not_that_of_pairs():
+    values = np.random.default_rng(5).normal(size=(300, 1))
+    gap = mean_gaps(values, values, 500, seed=0)[0]
+    assert gap.low < gap.mean == 0.0 < gap.high
+
+
 def test_no_values_and_unequal_pairs_are_refused():
     with pytest.raises(ValueError, match="at least one"):
         mean_interval([], 100)
+    with pytest.raises(ValueError, match="at least one"):
+        mean_gaps(np.ones((3, 1)), np.ones((0, 1)), 100)
     with pytest.raises(ValueError, match="finite"):
         mean_interval([1.0, float("nan")], 100)
     with pytest.raises(ValueError, match="same queries"):
