@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -14,6 +15,11 @@ SECRET_VALUE = re.compile(
     r"-----BEGIN [A-Z ]*PRIVATE KEY|AKIA[0-9A-Z]{16}|AIza[0-9A-Za-z_-]{35}|gh[pousr]_[0-9A-Za-z]{36}"
 )
 HOST = ("hostNetwork", "hostPID", "hostIPC")
+IDENTITY = "iam.gke.io/gcp-service-account"
+METADATA_SERVER = (("169.254.169.254", 80), ("169.254.169.252", 988))
+"""Where a pod gets the token of its cloud identity: without a node's own server, and with one."""
+TASKS = ("onevision-pipeline", {"pipelines.kubeflow.org/v2_component": "true"})
+"""Service account and labels of the tasks' pods, which KFP makes."""
 
 
 def _each(objects: list[Object]) -> Iterator[tuple[str, Pod]]:
@@ -111,6 +117,46 @@ def network_bounded(objects: list[Object]) -> Iterator[str]:
         }
         if denied != {"Ingress", "Egress"}:
             yield f"{title(owned)}: not everything is denied by default"
+
+
+def identities_reached(objects: list[Object]) -> Iterator[str]:
+    """A pod whose service account has a cloud identity reaches the metadata server, where its token is."""
+    holders = {
+        (namespace(account), account["metadata"]["name"]): account
+        for account in of_kind(objects, "ServiceAccount")
+        if IDENTITY in account["metadata"].get("annotations", {})
+    }
+    made = [
+        (name, namespace(pod.owner), pod.labels)
+        for name, pod in _each(objects)
+        if (namespace(pod.owner), pod.spec.get("serviceAccountName")) in holders
+    ]
+    made += [(title(a), where, TASKS[1]) for (where, name), a in holders.items() if name == TASKS[0]]
+    for name, where, labels in made:
+        rules = [
+            rule
+            for policy in of_kind(objects, "NetworkPolicy")
+            if namespace(policy) == where and selects(policy["spec"]["podSelector"], labels)
+            for rule in policy["spec"].get("egress", [])
+        ]
+        for address, port in METADATA_SERVER:
+            if not any(_lets_out(rule, address, port) for rule in rules):
+                yield f"{name}: has a cloud identity, but no network policy lets it reach {address}:{port}"
+
+
+def _lets_out(rule: Object, address: str, port: int) -> bool:
+    """Whether a rule for egress allows TCP to an address outside the cluster."""
+    if "ports" in rule and not any(p.get("port") == port and p.get("protocol") == "TCP" for p in rule["ports"]):
+        return False
+    blocks = [peer["ipBlock"] for peer in rule.get("to", []) if "ipBlock" in peer]
+    return "to" not in rule or any(
+        _within(address, block["cidr"]) and not any(_within(address, cidr) for cidr in block.get("except", []))
+        for block in blocks
+    )
+
+
+def _within(address: str, cidr: str) -> bool:
+    return ipaddress.ip_address(address) in ipaddress.ip_network(cidr)
 
 
 def namespaces_bounded(objects: list[Object]) -> Iterator[str]:
@@ -212,6 +258,7 @@ POLICIES: tuple[Policy, ...] = (
     images_pinned,
     no_secrets,
     network_bounded,
+    identities_reached,
     namespaces_bounded,
     little_power,
     kept_alive,

@@ -52,6 +52,16 @@ def remove(kind: str, name: str = "onevision-serving") -> Callable[[list[Object]
     return lambda objects: objects.remove(find(objects, kind, name))
 
 
+def close(policy: str, port: int) -> Callable[[list[Object]], None]:
+    """Take the rule away that lets pods of a network policy out to that port of one address."""
+
+    def damage(objects: list[Object]) -> None:
+        rules = find(objects, "NetworkPolicy", policy)["spec"]["egress"]
+        rules[:] = [rule for rule in rules if port not in [entry["port"] for entry in rule.get("ports", [])]]
+
+    return damage
+
+
 BREAKS: list[tuple[policies.Policy, Callable[[list[Object]], Any], str]] = [
     (policies.no_root, lambda o: server(o)["securityContext"].pop("runAsNonRoot"), "runAsNonRoot"),
     (policies.no_root, lambda o: server(o)["securityContext"].update(runAsUser=0), "runAsUser above 0"),
@@ -101,6 +111,10 @@ BREAKS: list[tuple[policies.Policy, Callable[[list[Object]], Any], str]] = [
         lambda o: find(o, "NetworkPolicy", "onevision-redis")["spec"].update(policyTypes=["Ingress"]),
         "(Egress)",
     ),
+    (policies.identities_reached, close("onevision-serving", 80), "Deployment/onevision-serving: has a cloud identity"),
+    (policies.identities_reached, close("onevision-tasks", 80), "onevision-pipeline: has a cloud identity"),
+    (policies.identities_reached, close("onevision-tasks", 988), "it reach 169.254.169.252:988"),
+    (policies.identities_reached, close("onevision-train-node", 988), "TrainingRuntime/onevision-torch: has a"),
     (policies.namespaces_bounded, remove("ResourceQuota", "onevision"), "no ResourceQuota"),
     (
         policies.namespaces_bounded,
