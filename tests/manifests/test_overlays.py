@@ -130,6 +130,18 @@ def test_the_feature_server_runs_the_command_where_clients_redis_and_the_registr
     assert any(selects(selector, pod.labels) for selector in allowed)
 
 
+@pytest.mark.parametrize("overlay", RENDERED)
+def test_servers_know_the_shared_feature_store_where_there_is_one(overlay: str) -> None:
+    objects = RENDERED[overlay]
+    shared = any(item["metadata"]["name"] == "onevision-redis" for item in of_kind(objects, "StatefulSet"))
+    assert shared == (overlay != "kind")
+    servers = serve_pods(objects, "serve")
+    assert servers
+    for pod in servers:
+        secret = [{"secretRef": {"name": "onevision-feature-store"}}] if shared else None
+        assert pod.containers[0].get("envFrom") == secret
+
+
 def test_everything_at_its_most_fits_the_quota(objects: list[Object]) -> None:
     """Servers at the autoscalers' maximum, and one more of each while it is replaced."""
     (quota,) = of_kind(objects, "ResourceQuota")
