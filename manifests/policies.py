@@ -242,13 +242,16 @@ def references_hold(objects: list[Object]) -> Iterator[str]:
     for item in of_kind(objects, "PodDisruptionBudget"):
         if not any(selects(item["spec"]["selector"], pod.labels) for pod in made):
             yield f"{title(item)}: selects no pod"
-    for item in of_kind(objects, "ServiceMonitor"):
-        services = [
-            s for s in of_kind(objects, "Service") if selects(item["spec"]["selector"], s["metadata"].get("labels", {}))
+    for item in of_kind(objects, "PodMonitor"):
+        chosen = [
+            p for p in made if namespace(p.owner) == namespace(item) and selects(item["spec"]["selector"], p.labels)
         ]
-        ports = {port["name"] for service in services for port in service["spec"]["ports"]}
-        if not {endpoint["port"] for endpoint in item["spec"]["endpoints"]} <= ports:
-            yield f"{title(item)}: selects no service with its ports"
+        numbers = {port["containerPort"] for pod in chosen for c in pod.containers for port in c.get("ports", [])}
+        if not {endpoint["portNumber"] for endpoint in item["spec"]["podMetricsEndpoints"]} <= numbers:
+            yield f"{title(item)}: selects no pod with its ports"
+    for item in of_kind(objects, "PrometheusRule"):
+        if not any(namespace(monitor) == namespace(item) for monitor in of_kind(objects, "PodMonitor")):
+            yield f"{title(item)}: no PodMonitor gathers what its rules read"
 
 
 POLICIES: tuple[Policy, ...] = (

@@ -13,7 +13,7 @@ from manifests.workloads import KSERVE_FIELDS, Object, pods, title
 
 VERSIONS = ("1.31", "1.34", "1.37")
 CUSTOM = {
-    ("monitoring.coreos.com/v1", "ServiceMonitor"): "servicemonitor",
+    ("monitoring.coreos.com/v1", "PodMonitor"): "podmonitor",
     ("monitoring.coreos.com/v1", "PrometheusRule"): "prometheusrule",
     ("serving.kserve.io/v1beta1", "InferenceService"): "inferenceservice",
     ("trainer.kubeflow.org/v1alpha1", "TrainingRuntime"): "trainingruntime",

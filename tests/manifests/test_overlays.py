@@ -66,6 +66,19 @@ def test_the_dashboard_reads_only_series_that_there_are() -> None:
     assert len(set(places)) == len(places)
 
 
+@pytest.mark.parametrize("overlay", ["dev", "prod", "prod-kserve", "prod-canary"])
+def test_prometheus_reads_every_server_at_the_port_that_it_may_reach(overlay: str) -> None:
+    (monitor,) = of_kind(RENDERED[overlay], "PodMonitor")
+    (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+    for pod in serve_pods(RENDERED[overlay], "serve"):
+        assert selects(monitor["spec"]["selector"], pod.labels)
+        assert f"--port={endpoint['portNumber']}" in pod.containers[0]["args"]
+    policies = {item["metadata"]["name"]: item["spec"] for item in of_kind(RENDERED[overlay], "NetworkPolicy")}
+    (entry,) = policies["onevision-serving"]["ingress"]
+    assert {"namespaceSelector": {"matchLabels": {"onevision/metrics": "allowed"}}} in entry["from"]
+    assert [port["port"] for port in entry["ports"]] == [endpoint["portNumber"]]
+
+
 def test_every_alert_that_is_asked_for_is_there() -> None:
     names = {rule["alert"] for rule in alerts()}
     for wanted in ("ChampionStale", "NightFailed", "CodebooksDrifted", "Slow", "Errors"):

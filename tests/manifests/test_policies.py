@@ -147,7 +147,12 @@ BREAKS: list[tuple[policies.Policy, Callable[[list[Object]], Any], str]] = [
     (policies.references_hold, remove("Deployment"), "Deployment/onevision-serving"),
     (policies.references_hold, lambda o: container(o)["volumeMounts"].pop(), "volumes and mounts differ"),
     (policies.references_hold, lambda o: container(o)["ports"][0].update(name="web"), "no pod has the port"),
-    (policies.references_hold, remove("Service"), "selects no service"),
+    (policies.references_hold, remove("PodMonitor"), "PrometheusRule/onevision: no PodMonitor"),
+    (
+        policies.references_hold,
+        lambda o: container(o)["ports"][0].update(containerPort=80),
+        "PodMonitor/onevision-serving: selects no pod",
+    ),
     (
         policies.references_hold,
         lambda o: find(o, "PodDisruptionBudget")["spec"]["selector"]["matchLabels"].update(a="b"),
@@ -186,7 +191,7 @@ def test_every_policy_is_broken_somewhere_above() -> None:
         ("prod", "Deployment", "onevision-serving", lambda i: i["spec"]["template"]["spec"].update(container=[])),
         ("prod", "CronJob", "onevision-nightly", lambda i: i["spec"].update(schedule=3)),
         ("prod", "NetworkPolicy", "default-deny", lambda i: i["spec"].update(podSelectors={})),
-        ("prod", "ServiceMonitor", "onevision-serving", lambda i: i["spec"]["endpoints"][0].update(path="metrics")),
+        ("prod", "PodMonitor", "onevision-serving", lambda i: i["spec"]["podMetricsEndpoints"][0].update(port="http")),
         ("prod", "PrometheusRule", "onevision", lambda i: i["spec"]["groups"][0]["rules"][0].update(exp="up")),
         (
             "prod-canary",
