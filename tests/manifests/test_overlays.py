@@ -85,6 +85,33 @@ def test_every_alert_that_is_asked_for_is_there() -> None:
         assert f"OneVision{wanted}" in names
 
 
+def expression(alert: str) -> str:
+    return next(str(rule["expr"]) for rule in alerts() if rule["alert"] == alert)
+
+
+def test_health_checks_of_starting_servers_are_no_errors(objects: list[Object]) -> None:
+    probed = {
+        container[f"{kind}Probe"]["httpGet"]["path"]
+        for pod in serve_pods(objects, "serve")
+        for container in pod.containers
+        for kind in ("readiness", "liveness")
+    }
+    counted = re.findall(r"onevision_requests_total(?:\{(.*?)\})?\[", expression("OneVisionErrors"))
+    assert len(counted) == 2
+    for selector in counted:
+        (excluded,) = re.findall(r'route!~"(.+?)"', selector)
+        assert all(re.fullmatch(excluded, path) for path in probed)
+        assert not re.fullmatch(excluded, "/search")
+
+
+def test_a_failed_night_is_over_with_the_next_that_succeeds(objects: list[Object]) -> None:
+    (night,) = of_kind(objects, "CronJob")
+    name = night["metadata"]["name"]
+    failed, _, succeeded = expression("OneVisionNightFailed").rpartition(" > ")
+    assert f'kube_job_status_failed{{job_name=~"{name}-.+"}} > 0' in failed
+    assert f'max(kube_cronjob_status_last_successful_time{{cronjob="{name}"}})' in succeeded
+
+
 def test_every_alert_has_its_section_in_the_runbook() -> None:
     headings = re.findall(r"^#+ (\w+)$", (ROOT / "docs" / "cluster.md").read_text(), re.MULTILINE)
     for rule in alerts():
