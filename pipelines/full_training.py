@@ -80,7 +80,7 @@ def full_training(
         bundle_store: where the bundle is published; empty only assembles it.
     """
     outputs = outputs_of(recipe, overrides)
-    place = checked(snapshot, bundle_store)
+    place = checked(snapshot, bundle_store, gpu=True)
     clean = outputs(validate, snapshot=place, snapshot_id=snapshot_id, run_date=run_date)["clean_snapshot"]
     pairs = outputs(pair, snapshot=clean)["pairs"]
     encoder = train_encoder(outputs, snapshot=clean, pairs=pairs)
@@ -114,7 +114,7 @@ def sharded_training(
         shards: every shard of n as `k/n`.
     """
     outputs = outputs_of(recipe, overrides)
-    place = checked(snapshot, bundle_store)
+    place = checked(snapshot, bundle_store, gpu=True)
     clean = outputs(validate, snapshot=place, snapshot_id=snapshot_id, run_date=run_date)["clean_snapshot"]
     pairs = outputs(pair, snapshot=clean)["pairs"]
     trained = train_encoder(outputs, snapshot=clean, pairs=pairs, embed="train")

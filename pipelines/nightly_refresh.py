@@ -46,7 +46,7 @@ def nightly_refresh(
     night_of = {"store": champion, "day": snapshot, "run": dsl.PIPELINE_JOB_ID_PLACEHOLDER}
     closing = configure(close_night(**night_of, recipe=recipe, overrides=overrides))
     with dsl.ExitHandler(closing, name="night"):
-        opened = outputs(open_champion, **night_of | {"day": checked(snapshot, champion)})
+        opened = outputs(open_champion, **night_of | {"day": checked(snapshot, champion, gpu=False)})
         night, held = opened["Output"], opened["champion"]
         with dsl.If(night != "", name="refresh"):
             asked = {"snapshot": snapshot, "snapshot_id": "", "run_date": "", "champion": held, "night": night}

@@ -23,7 +23,8 @@ class TaskSettings:
         cache: whether KFP may take the task's outputs from an earlier run with the same inputs.
         gpu: whether the task takes the target's accelerator, where it has one.
         shared: size of /dev/shm, which processes of one task share pictures and gradients through.
-        secrets: whether the task sees the target's secrets.
+        secrets: whether the task sees the target's secrets; it does not start without them.
+        secrets_if_there: whether it sees those of them that are there, and starts in any case.
     """
 
     cpu: str = "2"
@@ -34,10 +35,11 @@ class TaskSettings:
     gpu: bool = False
     shared: str = ""
     secrets: bool = False
+    secrets_if_there: bool = False
 
 
 SETTINGS: dict[str, TaskSettings] = {
-    "prerequisites": TaskSettings(cpu="1", memory="2Gi", retries=0, hours=0.25, cache=False, gpu=True, secrets=True),
+    "prerequisites": TaskSettings(cpu="1", memory="2Gi", retries=0, hours=1.0, cache=False, secrets_if_there=True),
     "validate": TaskSettings(memory="6Gi"),
     "pair": TaskSettings(),
     "align": TaskSettings(cpu="4", memory="8Gi", hours=12.0, gpu=True, shared="2Gi"),
@@ -82,10 +84,16 @@ def configure(task: dsl.PipelineTask) -> dsl.PipelineTask:
         kubernetes.add_pod_label(task, label, value)
     if settings.shared:
         kubernetes.empty_dir_mount(task, "shared-memory", SHARED_MEMORY, medium="Memory", size_limit=settings.shared)
-    for secret, keys in placement.target.secrets.items() if settings.secrets else ():
-        kubernetes.use_secret_as_env(task, secret, dict(keys))
-    accelerator = placement.target.accelerator
-    if settings.gpu and accelerator:
+    if settings.secrets or settings.secrets_if_there:
+        for secret, keys in placement.target.secrets.items():
+            kubernetes.use_secret_as_env(task, secret, dict(keys), optional=settings.secrets_if_there)
+    return take_accelerator(task) if settings.gpu else task
+
+
+def take_accelerator(task: dsl.PipelineTask) -> dsl.PipelineTask:
+    """Put the task on a node with the target's accelerator, if it has one, and return the task."""
+    accelerator = current().target.accelerator
+    if accelerator:
         task.set_accelerator_type(accelerator.resource).set_accelerator_limit(accelerator.count)
         kubernetes.add_node_selector(task, *accelerator.node_label)
         kubernetes.add_toleration(task, key=accelerator.resource, operator="Exists", effect="NoSchedule")

@@ -11,7 +11,7 @@ from components.embedding_shard.component import embed_shard
 from components.id_merge.component import merge_ids
 from components.id_shard.component import assign_shard
 from components.prerequisites.component import prerequisites
-from pipelines.settings import configure
+from pipelines.settings import configure, take_accelerator
 from pipelines.targets import current
 
 Outputs = Callable[..., Mapping[str, Any]]
@@ -43,8 +43,16 @@ def outputs_of(recipe: str, overrides: list[str]) -> Outputs:
     return outputs
 
 
-def checked(snapshot: Any, store: Any) -> Any:
-    """The place of the snapshot, once everything that the pipeline needs was found there and elsewhere."""
+def checked(snapshot: Any, store: Any, gpu: bool) -> Any:
+    """The place of the snapshot, once everything that the pipeline needs was found there and elsewhere.
+
+    Args:
+        gpu: whether a task of the pipeline takes the target's accelerator, where it has one.
+    """
     target = current().target
-    asked = {"variables": target.variables, "services": list(target.services), "gpu": target.accelerator is not None}
-    return configure(prerequisites(snapshot=snapshot, store=store, **asked)).output
+    gpu = gpu and target.accelerator is not None
+    task = prerequisites(
+        snapshot=snapshot, store=store, variables=target.variables, services=list(target.services), gpu=gpu
+    )
+    configure(task)
+    return (take_accelerator(task) if gpu else task).output

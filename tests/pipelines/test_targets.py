@@ -52,6 +52,7 @@ def test_every_task_of_prod_has_image_limits_secrets_and_labels(prod: dict[str, 
         assert dict(config.pod_metadata.labels) == {"app.kubernetes.io/part-of": "onevision"}
         secrets = {secret.secret_name: {key.env_var for key in secret.key_to_env} for secret in config.secret_as_env}
         assert secrets == ({"onevision-feature-store": VARIABLES} if name in {"prerequisites", "publish"} else {})
+        assert [secret.optional for secret in config.secret_as_env] == [name == "prerequisites"] * len(secrets)
 
 
 def test_the_secrets_hold_what_the_shared_feature_store_asks_for() -> None:
@@ -60,9 +61,10 @@ def test_the_secrets_hold_what_the_shared_feature_store_asks_for() -> None:
 
 def test_training_takes_the_accelerator_where_it_is(prod: dict[str, Any]) -> None:
     on_gpu = {
-        name: (container, config) for name, container, config in executors(prod["full_training"]) if SETTINGS[name].gpu
+        name: (container, config)
+        for name, container, config in executors(prod["full_training"])
+        if name in {"prerequisites", "align"}
     }
-    assert set(on_gpu) == {"prerequisites", "align"}
     for container, config in on_gpu.values():
         accelerator = container["resources"]["accelerator"]
         assert (accelerator["resourceType"], accelerator["resourceCount"]) == ("nvidia.com/gpu", "1")
@@ -78,16 +80,23 @@ def test_training_takes_the_accelerator_where_it_is(prod: dict[str, Any]) -> Non
             assert not config.node_selector.labels
 
 
-def test_the_first_task_asks_for_what_the_target_has(prod: dict[str, Any]) -> None:
-    given = prod["nightly_refresh"][0]["components"]["comp-exit-handler-1"]["dag"]["tasks"]["prerequisites"]
-    parameters = given["inputs"]["parameters"]
-    asked = {name: entry["runtimeValue"]["constant"] for name, entry in parameters.items() if "runtimeValue" in entry}
-    assert asked == {
-        "variables": sorted(VARIABLES),
-        "services": ["onevision-redis.onevision:6379"],
-        "gpu": True,
-    }
-    assert "retryPolicy" not in given
+def test_the_first_task_asks_for_what_target_and_pipeline_take(prod: dict[str, Any]) -> None:
+    night = prod["nightly_refresh"][0]["components"]["comp-exit-handler-1"]["dag"]["tasks"]["prerequisites"]
+    training = prod["full_training"][0]["root"]["dag"]["tasks"]["prerequisites"]
+    for given, gpu in ((night, False), (training, True)):
+        parameters = given["inputs"]["parameters"]
+        constants = {
+            name: entry["runtimeValue"]["constant"] for name, entry in parameters.items() if "runtimeValue" in entry
+        }
+        services = ["onevision-redis.onevision:6379"]
+        assert constants == {"variables": sorted(VARIABLES), "services": services, "gpu": gpu}
+        assert "retryPolicy" not in given
+
+
+def test_a_night_waits_for_no_gpu(prod: dict[str, Any]) -> None:
+    for _, container, config in executors(prod["nightly_refresh"]):
+        assert "accelerator" not in container["resources"]
+        assert not config.node_selector.labels
 
 
 def test_retries_wait_longer_each_time(prod: dict[str, Any]) -> None:
