@@ -28,6 +28,13 @@ def redis_keys(address):
         return client.keys()
 
 
+def empty(address):
+    from redis import Redis
+
+    with Redis(port=int(address.split(":")[1])) as client:
+        client.flushall()
+
+
 def test_servers_read_what_was_published(production, first):
     published = publish_features(first)
     users = SharedFeatures()
@@ -94,6 +101,17 @@ def test_before_the_first_publication_lookups_fail_and_then_succeed(production, 
     assert users.as_of.year == 1970
     publish_features(first)
     wait_for(lambda: users.as_of == AS_OF, users)
+    assert asdict(users.sequences("u1")) == expected(LOG, "u1", AS_OF, CONFIG)
+
+
+def test_lost_histories_are_written_again_once_the_registry_is_emptied_too(production, first, tmp_path):
+    published = publish_features(first)
+    users = SharedFeatures(look_s=0.0)
+    empty(production)
+    publish_features(first)  # the registry says that it is published
+    assert redis_keys(production) == []
+    (tmp_path / "registry.db").unlink()
+    assert publish_features(first) == published
     assert asdict(users.sequences("u1")) == expected(LOG, "u1", AS_OF, CONFIG)
 
 
