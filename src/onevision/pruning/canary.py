@@ -3,6 +3,7 @@
 Calibration remembers between which bounds the means of so many searches lay, of image tokens that were kept, of codes
 that the beams read, and of patches that stayed in the image tower. A server whose first searches lie elsewhere sees
 other photos, shoppers or items than the setting was chosen for: it says so loudly, and searches in full from then on.
+Photos that warm a server up are no searches.
 """
 
 from __future__ import annotations

@@ -33,7 +33,8 @@ def load(place: str, batch: int) -> Searcher:
     """Open a bundle (a folder or gs://bucket/prefix) and answer a grey photo in batches of every size up to `batch`.
 
     oneDNN prepares its products anew for every shape and keeps what it prepared, some 16 MB for a size: a size that was
-    never run would cost its first searches time, and the server memory, long after it said that it was ready.
+    never run would cost its first searches time, and the server memory, long after it said that it was ready. What the
+    canary (`pruning.canary`) watches begins after that.
 
     Raises:
         ArtifactError: no whole bundle there.
@@ -41,7 +42,7 @@ def load(place: str, batch: int) -> Searcher:
     searcher = Searcher.open(cached_download(place) if is_remote(place) else Path(place))
     photo = searcher.decode(_grey_photo())
     for count in range(1, batch + 1):
-        searcher.rank(np.stack([photo] * count), [UserSequences()] * count, 1)
+        searcher.rank(np.stack([photo] * count), [UserSequences()] * count, 1, watched=False)
     return searcher
 
 

@@ -70,7 +70,7 @@ class Searcher:
         self._features = features
         self._reward = reward
         self._beam_width = int(bundle.extra["beam_width"])
-        self._canary = Canary(seen) if seen and seen.beam_width == self._beam_width else None
+        self._canary = self._canary_of(seen) if seen else None
         self._shown = pq.read_table(bundle.file(CATALOGUE)).to_pydict()
         self._price = ranker.catalogue.table["price"].to_pylist()
         if self._shown["item_id"] != ranker.catalogue.item_ids:
@@ -157,10 +157,15 @@ class Searcher:
         k: int,
         only: ItemFilter | None = None,
         system: System = GENERATOR,
+        *,
+        watched: bool = True,
     ) -> list[Answer]:
         """Answer decoded photos (N, S, S, 3) of shoppers whose sequences are known, in one pass.
 
         Threads take turns: a bundle that warms up does so between the batches of the one that answers.
+
+        Args:
+            watched: the canary takes note; not of a warm-up, whose photos no shopper took.
 
         Raises:
             OneVisionError: the cascade is asked for, and there is none.
@@ -171,7 +176,7 @@ class Searcher:
                 "catalogue by --cascade"
             )
         with _ranking:
-            return self._rank(pixels, users, k, only, self.cascade if system == CASCADE else None)
+            return self._rank(pixels, users, k, only, self.cascade if system == CASCADE else None, watched)
 
     def _rank(
         self,
@@ -180,6 +185,7 @@ class Searcher:
         k: int,
         only: ItemFilter | None,
         cascade: ServedCascade | None,
+        watched: bool,
     ) -> list[Answer]:
         seen, patches = self._look(pixels)
         queries = QuerySet.asked_now(seen.embedding, seen.category, seen.tokens, users)
@@ -191,7 +197,7 @@ class Searcher:
         else:
             ranking = self._ranker.rank(queries, self._beam_width, k, allowed=allowed)
             items, scores = ranking.items, ranking.scores
-            if allowed is None:
+            if watched and allowed is None:
                 self._watch(ranking, patches)
             if choice := self._ranker.choice:
                 shoppers = choice.read(queries)
@@ -209,6 +215,20 @@ class Searcher:
         """Photos as the pruning setting sees them; where patches leave the tower, how many stay of each, (N,)."""
         rule = self._ranker.setting.patches
         return self._encoder.embed_pruned(pixels, rule) if rule else (self._encoder.embed(pixels), None)
+
+    def _canary_of(self, seen: Seen) -> Canary | None:
+        """None, loudly, where other beams are served than calibration counted with."""
+        if seen.beam_width == self._beam_width:
+            return Canary(seen)
+        log.warning(
+            "%s: pruning was calibrated with %d beams and %d are served, so that nobody knows what it loses and its "
+            "first searches are not watched; evaluate with evaluation.beam_width=%d and publish again",
+            self.bundle.path,
+            seen.beam_width,
+            self._beam_width,
+            seen.beam_width,
+        )
+        return None
 
     def _watch(self, ranking: Ranking, patches: NDArray[np.float32] | None) -> None:
         """Search in full from now on if pruning does not do what it was calibrated to do."""

@@ -14,6 +14,7 @@ from support.servers import RunningServer, wait_until
 
 from onevision.artifacts import open_artifact
 from onevision.data.store import read_pointer, swap_pointer
+from onevision.pruning.canary import SEARCHES, Seen
 from onevision.publishing.promotion import BUNDLES, upload_bundle
 from onevision.serving.answers import Answer
 from onevision.serving.champion import load
@@ -109,13 +110,41 @@ def test_every_size_of_batch_has_been_ranked_before_a_bundle_answers(
     sizes = []
     rank = Searcher.rank
 
-    def watched(self: Searcher, pixels: Any, *arguments: Any) -> list[Answer]:
+    def watched(self: Searcher, pixels: Any, *arguments: Any, **named: Any) -> list[Answer]:
         sizes.append(len(pixels))
-        return rank(self, pixels, *arguments)
+        return rank(self, pixels, *arguments, **named)
 
     monkeypatch.setattr(Searcher, "rank", watched)
     load(str(bundle), batch=5)
     assert sorted(sizes) == [1, 2, 3, 4, 5]
+
+
+def test_the_canary_watches_searches_and_not_the_warm_up(
+    bundle: Path, photo: bytes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    beams = int(open_artifact(bundle, verify=False).extra["beam_width"])
+    unlike = Seen({"image tokens": (1e8, 1e9)}, beams)
+    monkeypatch.setattr(Seen, "read", classmethod(lambda cls, path: unlike))
+    searcher = load(str(bundle), batch=10)  # 55 photos, more than are watched
+    for _ in range(SEARCHES - 1):
+        searcher.search(photo, None, 3)
+        assert "pruning is off" not in caplog.text
+    searcher.search(photo, None, 3)
+    assert "pruning is off" in caplog.text
+
+
+def test_other_beams_than_were_calibrated_are_said_at_load(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    beams = int(open_artifact(bundle, verify=False).extra["beam_width"])
+    seen = Seen({"image tokens": (0, 1e9)}, beams)
+    monkeypatch.setattr(Seen, "read", classmethod(lambda cls, path: seen))
+    load(str(bundle), batch=1)
+    assert "beams" not in caplog.text
+    monkeypatch.setattr(Seen, "read", classmethod(lambda cls, path: Seen(seen.bounds, beams + 1)))
+    load(str(bundle), batch=1)
+    assert f"pruning was calibrated with {beams + 1} beams and {beams} are served" in caplog.text
+    assert f"evaluation.beam_width={beams + 1}" in caplog.text
 
 
 def test_a_rollback_is_followed(serve: Serve, store: str, bundle: Path, other_bundle: Path) -> None:
