@@ -82,7 +82,8 @@ def rank_grpo(batch: Batch, settings: Settings, generator: torch.Generator) -> T
     """Group-relative policy optimisation of lists, with the exact KL of the policy to the reference as the leash."""
     lists = draw_lists(batch.reference, settings.lists, settings.list_length, generator)
     advantage = place_advantages(discounted_gains(batch.gains, lists))
-    ratio = (place_log_p(batch.log_p, lists) - place_log_p(batch.reference, lists)).clamp(-20, 20).exp()
+    log_ratio = place_log_p(batch.log_p, lists) - place_log_p(batch.reference, lists)
+    ratio = log_ratio.masked_fill(~is_a_choice(batch.reference, lists), 0.0).clamp(-20, 20).exp()
     gained = torch.minimum(ratio * advantage, ratio.clamp(1 - CLIP, 1 + CLIP) * advantage)
     return settings.beta * kl(batch.log_p, batch.reference) - gained.sum(2).mean(1)
 
@@ -92,11 +93,17 @@ OBJECTIVES: dict[str, Objective] = {"dpo": dpo, "listwise_dpo": listwise, "rank_
 
 def draw_lists(log_p: Tensor, count: int, length: int, generator: torch.Generator) -> Tensor:
     """(B, count, length) columns: lists drawn without replacement by the probabilities (B, C) (Plackett-Luce, as the
-    largest of log-probabilities with Gumbel noise); at most as long as the shortest slate."""
-    length = min(length, int((log_p > HOPELESS).sum(1).min()))
+    largest of log-probabilities with Gumbel noise); at most C long. A slate of fewer items ends in places without."""
+    length = min(length, log_p.shape[1])
     uniform = torch.rand((len(log_p), count, log_p.shape[1]), generator=generator, dtype=log_p.dtype)
     noisy = log_p.detach()[:, None] - (-uniform.clamp(1e-12, 1 - 1e-7).log()).log()
     return noisy.topk(length, dim=2).indices
+
+
+def is_a_choice(log_p: Tensor, lists: Tensor) -> Tensor:
+    """(B, 1, k) bool: whether two items or more of the slate are left for a place: of one, all policies agree."""
+    left = (log_p > HOPELESS).sum(1)[:, None] - torch.arange(lists.shape[2])
+    return (left >= 2)[:, None]
 
 
 def place_log_p(log_p: Tensor, lists: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from onevision.preference.objectives import (
     Settings,
     discounted_gains,
     draw_lists,
+    is_a_choice,
     kl,
     place_advantages,
     place_log_p,
@@ -27,6 +28,16 @@ def make_batch(rows: int = 5, seed: int = 0) -> Batch:
     gains.scatter_(1, columns[:, :1], 2.0)
     gains[:, 6] = 1.0
     return Batch(log_p, reference, columns, rewards, gains)
+
+
+def make_uneven_batch() -> Batch:
+    """The slate of the first search holds two items, that of the second as many as a list has places."""
+    batch = make_batch()
+    empty = torch.zeros(5, 9, dtype=torch.bool)
+    empty[0, 2:], empty[1, [0, 1, 2, 3, 7]] = True, True
+    log_p, reference = (p.masked_fill(empty, -1e6).log_softmax(1) for p in (batch.log_p, batch.reference))
+    columns = batch.columns.masked_fill(empty.gather(1, batch.columns.clamp_min(0)), -1)
+    return Batch(log_p, reference, columns, batch.rewards, batch.gains.masked_fill(empty, 0.0))
 
 
 def noise() -> torch.Generator:
@@ -57,15 +68,15 @@ def test_listwise_dpo_equals_the_formula_in_a_loop() -> None:
         assert got[n].item() == pytest.approx(math.log1p(total))
 
 
-def test_rank_grpo_equals_a_loop_over_lists_and_places() -> None:
-    batch = make_batch()
+@pytest.mark.parametrize("batch", [make_batch(), make_uneven_batch()], ids=["even", "uneven"])
+def test_rank_grpo_equals_a_loop_over_lists_and_places(batch: Batch) -> None:
     got = OBJECTIVES["rank_grpo"](batch, SETTINGS, noise())
     lists = draw_lists(batch.reference, 6, 4, noise())
     for n in range(5):
         policy, reference = batch.log_p[n].exp().tolist(), batch.reference[n].exp().tolist()
         gains = batch.gains[n].tolist()
         ideal = sum(g / math.log2(r + 2) for r, g in enumerate(sorted(gains, reverse=True)[:4]))
-        drawn = lists[n].tolist()
+        drawn = [[item for item in row if reference[item]] for row in lists[n].tolist()]
         added = [[gains[item] / math.log2(r + 2) / ideal for r, item in enumerate(row)] for row in drawn]
         whole = [sum(row) for row in added]
         mean = sum(whole) / 6
@@ -78,13 +89,13 @@ def test_rank_grpo_equals_a_loop_over_lists_and_places() -> None:
                 left = [1 - sum(p[i] for i in row[:place]) for p in (policy, reference)]
                 ratio = (policy[item] / left[0]) / (reference[item] / left[1])
                 value += min(ratio * advantage, min(max(ratio, 0.8), 1.2) * advantage) / 6
-        leash = sum(p * math.log(p / q) for p, q in zip(policy, reference, strict=True))
+        leash = sum(p * math.log(p / q) for p, q in zip(policy, reference, strict=True) if q)
         assert got[n].item() == pytest.approx(0.3 * leash - value, rel=1e-6)
 
 
 @pytest.mark.parametrize("name", list(OBJECTIVES))
-def test_gradients_are_those_of_finite_differences(name: str) -> None:
-    batch = make_batch(rows=3)
+@pytest.mark.parametrize("batch", [make_batch(rows=3), make_uneven_batch()], ids=["even", "uneven"])
+def test_gradients_are_those_of_finite_differences(name: str, batch: Batch) -> None:
     scores = batch.log_p.clone().requires_grad_()
 
     def loss(x: torch.Tensor) -> torch.Tensor:
@@ -94,8 +105,8 @@ def test_gradients_are_those_of_finite_differences(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", list(OBJECTIVES))
-def test_a_batch_in_two_parts_has_the_same_losses(name: str) -> None:
-    batch = make_batch()
+@pytest.mark.parametrize("batch", [make_batch(), make_uneven_batch()], ids=["even", "uneven"])
+def test_a_batch_in_two_parts_has_the_same_losses(name: str, batch: Batch) -> None:
     whole = OBJECTIVES[name](batch, SETTINGS, noise())
     generator = noise()
     parts = [OBJECTIVES[name](Batch(*(v[rows] for v in batch)), SETTINGS, generator) for rows in ([0, 1], [2, 3, 4])]
@@ -129,6 +140,13 @@ def test_lists_are_drawn_by_their_probability_and_never_hold_what_is_not_there()
     assert lists.max() < 3
     assert all(len(set(row)) == 3 for row in lists[:50].tolist())
     assert (lists[:, 0] == 0).float().mean().item() == pytest.approx(0.7, abs=0.03)
+
+
+def test_a_place_without_a_choice_is_none_for_the_policy() -> None:
+    reference = torch.tensor([[0.9, 0.1, 1e-9], [0.5, 0.3, 0.2]]).log()
+    reference[0, 2] = -1e6
+    lists = draw_lists(reference, 4, 3, noise())
+    assert is_a_choice(reference, lists)[:, 0].tolist() == [[True, False, False], [True, True, False]]
 
 
 def test_a_miss_at_rank_one_is_not_a_total_miss() -> None:
