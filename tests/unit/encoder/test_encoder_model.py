@@ -1,3 +1,4 @@
+import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +66,43 @@ def test_the_known_category_moves_the_embedding_and_an_unseen_one_does_not(
     np.testing.assert_array_equal(encoder.embed(pixels, ["hats"] * 10).embedding, predicted)
 
 
+def test_the_inverse_temperature_is_learnt_up_to_a_hundred() -> None:
+    encoder = Encoder(CONFIG.model_copy(update={"temperature": 0.05}), ["bags"])
+    assert encoder.scale.item() == pytest.approx(20)
+    assert encoder.log_scale.requires_grad
+    with torch.no_grad():
+        encoder.log_scale.fill_(6.0)  # e^6 = 403
+    assert encoder.scale.item() == 100
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("efficientnet_lite_pytorch") is None, reason="the extra `pretrained` is not installed"
+)
+def test_the_pretrained_tower_stays_frozen_and_is_saved_with_the_encoder(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = EncoderConfig(tower="efficientnet-lite2", embedding_dim=8, test_time_augmentation=False)
+    encoder = Encoder(config, ["bags"]).train()
+    assert not any(p.requires_grad or m.training for m in encoder.tower.modules() for p in m.parameters())
+    photo = np.random.default_rng(0).integers(0, 256, (1, encoder.image_size, encoder.image_size, 3), dtype=np.uint8)
+    tokens, pooled = encoder.tower(torch.from_numpy(photo))
+    assert (tokens.shape, pooled.shape) == ((1, 16, encoder.tower.token_dim), (1, encoder.tower.pooled_dim))
+    framed = photo.copy()
+    framed[:, :30] = 0  # of 340 rows: the whole picture shows it, its middle does not
+    with torch.no_grad():
+        moved = encoder.tower(torch.from_numpy(framed)).pooled - pooled
+        whole, other = (
+            encoder.tower._features((torch.from_numpy(x).permute(0, 3, 1, 2).float() - 127) / 128).mean((2, 3))
+            for x in (photo, framed)
+        )
+    torch.testing.assert_close(moved, (other - whole) / 2, atol=1e-4, rtol=1e-3)
+    assert moved.abs().max() > 0.01
+    embedded = encoder.embed(photo)
+    np.testing.assert_allclose(np.linalg.norm(embedded.embedding, axis=1), 1, atol=1e-5)
+    encoder.save_pretrained(tmp_path)
+    for a, b in zip(embedded, Encoder.from_pretrained(tmp_path).embed(photo), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_a_folder_that_is_no_encoder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="not an encoder"):
         Encoder.from_pretrained(tmp_path)
@@ -88,8 +126,8 @@ def table(rows: list[tuple[str, str | None, str]]) -> pa.Table:
     )
 
 
-def click(image: str, a: str | None, b: str) -> dict[str, object]:
-    return {"image_a": image, "image_b": "x", "item_a": a, "item_b": b, "kind": "query_click", "weight": 1.0}
+def click(image: str, a: str | None, b: str, weight: float = 1.0) -> dict[str, object]:
+    return {"image_a": image, "image_b": "x", "item_a": a, "item_b": b, "kind": "query_click", "weight": weight}
 
 
 def test_batches_hold_views_of_chosen_products_and_clicked_neighbours_are_weak_positives() -> None:
@@ -108,8 +146,34 @@ def test_batches_hold_views_of_chosen_products_and_clicked_neighbours_are_weak_p
         assert (batch.affinity.numpy()[same] == 1).all()
         weak = (batch.affinity.numpy() > 0) & ~same
         assert set(np.unique(owner[weak.any(1)])) <= {0, 1}
+        assert (batch.affinity.numpy()[weak] == np.float32(config.click_affinity)).all()
         seen_weak |= bool(weak.any())
     assert seen_weak
+
+
+def test_without_a_weight_a_clicked_pair_is_taken_out_of_the_negatives() -> None:
+    rows = [(f"{n}{v}", f"i{n}", v) for n in range(3) for v in ("main", "user_photo")]
+    views = collect_views(table(rows), {r[0] for r in rows}, pa.Table.from_pylist([click("0user_photo", "i0", "i1")]))
+    batch = next(batches(views, CONFIG.model_copy(update={"click_affinity": 0.0}), np.random.default_rng(0)))
+    product = batch.product.numpy()
+    assert set(product) == {0, 1, 2}
+    expected = np.array([[1, -1, 0], [-1, 1, 0], [0, 0, 1]])
+    np.testing.assert_array_equal(batch.affinity.numpy(), expected[product][:, product])
+
+
+def test_a_clicked_product_comes_with_its_photos_product_by_the_weight_of_its_clicks() -> None:
+    rows = [(f"{n}{v}", f"i{n}", v) for n in range(4) for v in ("main", "user_photo")]
+    clicks = [("i1", 2.0), ("i2", 1.0), ("i1", 1.0)]
+    pairs = pa.Table.from_pylist([click("0user_photo", "i0", item, weight) for item, weight in clicks])
+    views = collect_views(table(rows), {r[0] for r in rows}, pairs)
+    assert list(views.neighbours) == [0]
+    numbers, probability = views.neighbours[0]
+    assert (numbers.tolist(), probability.tolist()) == ([1, 2], [0.75, 0.25])
+    config = CONFIG.model_copy(update={"click_pair_share": 1.0, "items_per_batch": 2, "views_per_item": 2})
+    stream = batches(views, config, np.random.default_rng(0), queue=[0] * 400)
+    companion = [int(next(stream).product[-1]) for _ in range(400)]
+    assert companion.count(1) / 400 == pytest.approx(0.75, abs=0.06)
+    assert companion.count(1) + companion.count(2) == 400
 
 
 def test_only_training_pictures_are_drawn_and_unknown_photos_join_what_was_clicked() -> None:

@@ -9,11 +9,13 @@ from torch import Tensor, nn
 from onevision.checkpoint import Checkpoint
 from onevision.distributed import Group
 from onevision.encoder.augmentation import draw_moves, move
+from onevision.encoder.circle import circle_loss
 from onevision.encoder.config import EncoderConfig
 from onevision.encoder.model import Encoder
 from onevision.encoder.muon import ORTHOGONAL
 from onevision.encoder.sampler import Batch, TrainingViews
-from onevision.encoder.training import EncoderTraining, LossCurve, parameter_groups
+from onevision.encoder.towers import SmallConvTower, TowerOutput
+from onevision.encoder.training import EncoderTraining, LossCurve, _circle, parameter_groups
 
 PRODUCTS, VIEWS = 12, 5
 CONFIG = EncoderConfig(
@@ -97,6 +99,55 @@ def test_the_work_names_the_checkpoint(tmp_path: Path, monkeypatch: pytest.Monke
     assert (one.path, one.identity) != (two.path, two.identity)
     monkeypatch.setenv("ONEVISION_CHECKPOINTS", str(tmp_path / "volume"))
     assert Checkpoint.of("align", tmp_path / "encoder", []).path.parent == tmp_path / "volume"
+
+
+def test_the_loss_is_the_sum_of_its_weighted_parts_and_circle_loss_joins_after_its_warm_start(tmp_path: Path) -> None:
+    values = train(tmp_path / "a", circle_warmup=0.5)[1].values
+    parts = {name: np.array(values[name]) for name in ("infonce", "category")}
+    assert len(values["circle"]) == CONFIG.steps // 2
+    late = np.r_[np.zeros(CONFIG.steps // 2), values["circle"]]
+    np.testing.assert_allclose(values["loss"], parts["infonce"] + parts["category"] + late, rtol=1e-5)
+    assert min(parts["infonce"].min(), parts["category"].min(), min(values["circle"])) > 0
+    assert "circle" not in train(tmp_path / "b", circle_weight=0.0)[1].values
+
+
+@pytest.mark.parametrize("name", ["infonce", "circle", "category"])
+def test_every_loss_is_taken_times_its_weight(name: str, tmp_path: Path) -> None:
+    weight = "category_loss_weight" if name == "category" else f"{name}_weight"
+    plain = train(tmp_path / "a", steps=1, circle_warmup=0.0)[1].values
+    heavy = train(tmp_path / "b", steps=1, circle_warmup=0.0, **{weight: 3 * getattr(CONFIG, weight)})[1].values
+    for part in ("infonce", "circle", "category"):
+        assert heavy[part][0] == pytest.approx((3 if part == name else 1) * plain[part][0], rel=1e-4)
+
+
+@pytest.mark.parametrize("affinity", [0.2, -1.0])
+def test_a_clicked_pair_is_no_negative_of_circle_loss(affinity: float) -> None:
+    product = torch.tensor([0, 0, 1, 1, 2, 2])
+    embedding = nn.functional.normalize(torch.randn(6, 8, generator=torch.Generator().manual_seed(0)), dim=1)
+    same = product[:, None] == product[None]
+    clicked = (product[:, None] + product[None] == 1) & ~same  # products 0 and 1, both ways
+    given = same.float().masked_fill(clicked, affinity)
+    options: dict[str, float] = {"margin": CONFIG.circle_margin, "gamma": CONFIG.circle_gamma}
+    positive = same & ~torch.eye(6, dtype=torch.bool)
+    expected = circle_loss(embedding, positive, ~same & ~clicked, **options)
+    assert _circle(embedding, product, given, CONFIG).item() == pytest.approx(expected.item())
+    assert circle_loss(embedding, positive, ~same, **options).item() != pytest.approx(expected.item())
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_tower_runs_under_the_precision_that_is_asked_for(
+    precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward, seen = SmallConvTower.forward, set()
+
+    def watched(tower: SmallConvTower, pixels: Tensor) -> TowerOutput:
+        output = forward(tower, pixels)
+        seen.add(output.tokens.dtype)
+        return output
+
+    monkeypatch.setattr(SmallConvTower, "forward", watched)
+    train(tmp_path / "a", steps=2, precision=precision)
+    assert seen == {torch.bfloat16 if precision == "bf16" else torch.float32}
 
 
 def test_a_backbone_has_a_learning_rate_of_its_own() -> None:
