@@ -1,6 +1,7 @@
 import itertools
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from onevision.quantization.opq import fit_opq
 from onevision.quantization.residual import ResidualKMeans, ResidualQuantizer
 from onevision.quantization.stage import check_collapse
 from onevision.quantization.view_map import fit_view_map
-from onevision.quantization.vrq import VRQ, ViewPairs, _restart
+from onevision.quantization.vrq import RESTART_EVERY, VRQ, ViewPairs, _distances, _restart
 
 CONFIG = QuantizationConfig(
     codebook_sizes=(8, 8, 4),
@@ -121,6 +122,77 @@ def test_views_of_unseen_products_agree_more_under_vrq_than_under_residual_kmean
     assert np.mean(agreement[-10:]) < np.mean(agreement[:10])
 
 
+def test_a_saved_vrq_encodes_and_decodes_the_same(tmp_path: Path) -> None:
+    x, product = shop(products=40)
+    vrq = VRQ(16, CONFIG.model_copy(update={"steps": 5})).fit(x, pairs_of(product))
+    vrq.save(tmp_path)
+    again = VRQ.from_pretrained(tmp_path)
+    codes = vrq.encode(x)
+    np.testing.assert_array_equal(again.encode(x), codes)
+    np.testing.assert_array_equal(again.decode(codes), vrq.decode(codes))
+    assert again.settings() == vrq.settings()
+    assert (again.view_levels, again.view_dims) == (2, 8)
+
+
+def test_every_level_is_trained_on_the_pairs_that_agree_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, product = shop(products=60)
+    train_keys, given = VRQ._train_keys, []
+
+    def watched(vrq: VRQ, seen: torch.Tensor, keys: torch.Tensor, pairs: ViewPairs, *rest: Any) -> torch.Tensor:
+        given.append(pairs)
+        return train_keys(vrq, seen, keys, pairs, *rest)
+
+    monkeypatch.setattr(VRQ, "_train_keys", watched)
+    config = CONFIG.model_copy(update={"steps": 5, "view_levels": 3})
+    pairs = pairs_of(product)
+    codes = VRQ(16, config).fit(x, pairs).encode(x)
+    for level, found in enumerate(given):
+        agree = (codes[pairs.u, :level] == codes[pairs.v, :level]).all(1)
+        np.testing.assert_array_equal(found.u, pairs.u[agree])
+        np.testing.assert_array_equal(found.v, pairs.v[agree])
+    assert len(pairs.u) == len(given[0].u) > len(given[1].u) > len(given[2].u) > 0
+
+
+@pytest.mark.parametrize("name", ["agreement", "usage", "commitment"])
+def test_each_loss_by_itself_trains_the_keys(name: str) -> None:
+    x = torch.randn(400, 16, generator=torch.Generator().manual_seed(0))
+    pairs = ViewPairs(np.arange(200), np.arange(200, 400), np.arange(200))
+    weights = {f"{loss}_weight": float(loss == name) for loss in ("agreement", "usage", "commitment")}
+    config = CONFIG.model_copy(update={**weights, "view_spread": 1.0, "usage_floor": 1.0, "learning_rate": 0.05})
+    start = x[:8] * torch.linspace(1, 3, 8)[:, None]  # keys far out, which few vectors take
+
+    def loss(keys: torch.Tensor) -> float:
+        u, v, unit = x[:200], x[200:], nearest(x, start)[1].mean()
+        to_mean = _distances((u + v) / 2, keys)
+        code = to_mean.argmin(1)
+        log_u, log_v = (soft_codes(_distances(view, keys), config.temperature * unit.item()) for view in (u, v))
+        losses = {
+            "agreement": code_agreement(log_u, log_v, code),
+            "usage": usage(torch.cat([log_u, log_v]), 1.0),
+            "commitment": commitment(to_mean, code),
+        }
+        return losses[name].item()
+
+    vrq = VRQ(16, config.model_copy(update={"steps": 40}))
+    keys = vrq._train_keys(x, start, pairs, 0, np.random.default_rng(1))
+    assert loss(keys) < 0.9 * loss(start)
+    curve = vrq.loss_curve_
+    assert set(curve) == {f"{loss}, level 1" for loss in ("agreement", "usage", "commitment")}
+    assert [key for key, values in curve.items() if any(values)] == [f"{name}, level 1"]
+
+
+def test_keys_that_nothing_takes_are_moved_in_training() -> None:
+    x = torch.randn(400, 16, generator=torch.Generator().manual_seed(0))
+    pairs = ViewPairs(np.arange(200), np.arange(200, 400), np.arange(200))
+    start = x[:8].clone()
+    start[3] += 100
+    vrqs = [VRQ(16, CONFIG.model_copy(update={"steps": steps})) for steps in (RESTART_EVERY - 1, RESTART_EVERY)]
+    before, after = (vrq._train_keys(x, start, pairs, 0, np.random.default_rng(1)) for vrq in vrqs)
+    assert [vrq.restarted_codes_ for vrq in vrqs] == [0, 1]
+    assert before[3].norm() > 100
+    assert after[3].norm() < 20
+
+
 def test_spreading_views_is_training_on_views_that_lie_further_apart() -> None:
     x = torch.randn(400, 16, generator=torch.Generator().manual_seed(0))
     start, mean = x[:8], (x[:200] + x[200:]) / 2
@@ -216,3 +288,15 @@ def test_a_collapsed_codebook_raises_the_alarm(baseline: ResidualKMeans) -> None
     assert check_collapse(baseline, x, CONFIG) == []
     with pytest.raises(OneVisionError, match="collapse: level 1 uses 1 of 8"):
         check_collapse(baseline, np.repeat(x[:1], 50, 0), CONFIG)
+
+
+def test_codes_that_are_used_unevenly_raise_a_warning(baseline: ResidualKMeans) -> None:
+    x, _ = shop()
+    first = baseline.encode(x)[:, 0]
+    rows = [np.flatnonzero(first == code)[0] for code in range(8)]
+    piled = np.concatenate([x[rows], np.repeat(x[rows[:1]], 200, 0)])
+    config = CONFIG.model_copy(update={"dead_code_share": 1.0})
+    warnings = [warning for warning in check_collapse(baseline, piled, config) if warning.startswith("level 1 ")]
+    shares = np.array([201] + [1] * 7) / 208
+    alike = math.exp(-(shares * np.log(shares)).sum())
+    assert warnings == [f"level 1 uses 8 codes like {alike:.1f} (perplexity)"]
