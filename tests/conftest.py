@@ -7,6 +7,7 @@ import os
 import sys
 from pathlib import Path
 
+import prometheus_client  # noqa: F401  before Feast's server, which would make all registries share one file of values
 import pytest
 from support.snapshots import make_snapshot
 

@@ -17,6 +17,9 @@ from support.in_thread import PATIENCE, InThread, wait_until
 from onevision.serving.config import ServingConfig
 from onevision.serving.server import Server, Sources
 
+FEAST_SETS = ("PROMETHEUS_MULTIPROC_DIR", "PROMETHEUS_MULTIPROCESS_DIR")
+"""What an import of Feast's feature server leaves in the environment; the values of a server's metrics go there."""
+
 
 class Listening:
     """What a test asks of a server that listens at `url`."""
@@ -70,8 +73,9 @@ class ServerProcess(Listening):
 def server_process(log: Path, *words: str) -> Iterator[ServerProcess]:
     """`onevision serve` with these words at a free port, ready; what it says goes to the file `log`."""
     command = [sys.executable, "-m", "onevision", "serve", *words, "--port", "0"]
+    clean = {name: value for name, value in os.environ.items() if name not in FEAST_SETS}
     with log.open("w") as stream:
-        process = psutil.Popen(command, stderr=stream, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        process = psutil.Popen(command, stderr=stream, env=clean | {"OMP_NUM_THREADS": "1"})
     try:
         wait_until(lambda: "running on" in log.read_text() or process.poll() is not None)
         address = re.search(r"running on (\S+)", log.read_text())
