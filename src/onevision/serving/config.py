@@ -12,12 +12,15 @@ from onevision.config import Section
 HOST_NAME = re.compile(r"([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\.)+[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
 """With a dot, and in ASCII and lower case; no address."""
 
+BATCH_CAP = 64
+"""What `max_batch` may be."""
+
 
 class ServingConfig(Section):
     """Batching, limits and time-outs of a server."""
 
     model_name: str = Field("onevision", pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", description="in /v2/models/<name>")
-    max_batch: int = Field(8, ge=1, le=64, description="photos ranked in one pass; 1 turns batching off")
+    max_batch: int = Field(8, ge=1, le=BATCH_CAP, description="photos ranked in one pass; 1 turns batching off")
     max_wait_ms: float = Field(2.0, ge=0, le=1000, description="time that an unfilled batch waits for more photos")
     max_pending: int = Field(64, ge=1, description="photos in work or waiting; beyond it requests are answered 429")
     max_k: int = Field(100, ge=1, le=1000, description="items that a request may ask for")

@@ -20,6 +20,8 @@ from onevision.serving.engine import NotReadyError, OverloadedError, SlowAnswerE
 
 log = logging.getLogger(__name__)
 PROTOCOL = "/v2"
+MAX_EXPLAINED = 100
+"""Mistakes in a request beyond which they are counted, not named: naming costs many times what finding does."""
 
 
 class RequestError(Exception):
@@ -33,6 +35,8 @@ class RequestError(Exception):
 
 def explain(error: ValidationError) -> str:
     """A validation error as sentences that name the key, without the value that was sent."""
+    if error.error_count() > MAX_EXPLAINED:
+        return f"{error.error_count()} keys or values are wrong; /openapi.json says what is right"
     lines = []
     for problem in error.errors(include_url=False, include_context=False, include_input=False):
         key = ".".join(str(part) for part in problem["loc"])

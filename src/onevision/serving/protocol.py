@@ -15,10 +15,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from onevision import __version__
 from onevision.serving.answers import Answer
-from onevision.serving.config import ServingConfig
+from onevision.serving.config import BATCH_CAP, ServingConfig
 from onevision.serving.engine import Engine
 from onevision.serving.errors import PROTOCOL, RequestError, explain
-from onevision.serving.requests import MAX_TEXT, decode_base64, read_body
+from onevision.serving.requests import MAX_TEXT, decode_base64, read_json
 
 INPUTS = {"image": "BYTES", "user": "BYTES"}
 OUTPUTS = {"item_id": "BYTES", "score": "FP32", "found": "INT32"}
@@ -32,10 +32,10 @@ class Tensor(_Strict):
     """An input tensor; `data` in row-major order."""
 
     name: str
-    shape: list[int]
+    shape: list[int] = Field(max_length=1)
     datatype: str
     parameters: dict[str, Any] = Field(default_factory=dict)
-    data: list[str]
+    data: list[str] = Field(max_length=BATCH_CAP)
 
 
 class Output(_Strict):
@@ -56,8 +56,8 @@ class Inference(_Strict):
 
     id: str | None = Field(None, max_length=MAX_TEXT)
     parameters: Parameters = Parameters()
-    inputs: list[Tensor]
-    outputs: list[Output] | None = None
+    inputs: list[Tensor] = Field(max_length=len(INPUTS))
+    outputs: list[Output] | None = Field(None, max_length=len(OUTPUTS))
 
 
 def router(engine: Engine, config: ServingConfig) -> APIRouter:
@@ -137,7 +137,7 @@ async def _read(request: Request, config: ServingConfig) -> Inference:
     if "inference-header-content-length" in request.headers:
         raise RequestError(400, "invalid_request", "the binary tensor extension is not offered; send tensors as JSON")
     try:
-        asked = Inference.model_validate_json(await read_body(request, config))
+        asked = Inference.model_validate_json(await read_json(request, config))
     except ValidationError as error:
         raise RequestError(400, "invalid_request", explain(error)) from None
     if asked.parameters.k > config.max_k:

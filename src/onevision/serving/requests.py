@@ -19,6 +19,8 @@ from onevision.serving.search import GENERATOR, System
 
 FORM, JSON = "multipart/form-data", "application/json"
 MAX_TEXT = 256
+MAX_VALUES = 20_000
+"""Values that a JSON body may hold: more than any request that can be answered does."""
 Text = Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]
 
 
@@ -68,6 +70,15 @@ async def read_body(request: Request, config: ServingConfig) -> bytes:
         raise RequestError(408, "slow_body", f"the body did not arrive within {config.body_timeout_s:g} s") from None
 
 
+async def read_json(request: Request, config: ServingConfig) -> bytes:
+    """As `read_body`, and `RequestError` if it holds over `MAX_VALUES`: what parsing makes of them is many times their
+    bytes. Every value but the outermost follows one of the marks that are counted, or a colon in a pair that does."""
+    body = await read_body(request, config)
+    if sum(map(body.count, (b",", b"[", b"{"))) > MAX_VALUES:
+        raise RequestError(413, "too_large", f"the body has over {MAX_VALUES} values; no request needs so many")
+    return body
+
+
 async def read_search(request: Request, config: ServingConfig, photos: PhotoFetcher | None) -> tuple[bytes, Search]:
     """The photo and what is asked of it.
 
@@ -82,9 +93,11 @@ async def read_search(request: Request, config: ServingConfig, photos: PhotoFetc
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind not in (FORM, JSON):
         raise RequestError(415, "unsupported_media_type", f"send {FORM} or {JSON}, not {kind or 'nothing'!r}")
-    body = await read_body(request, config)
     try:
-        image, search = await _from_form(request, body) if kind == FORM else _from_json(body)
+        if kind == FORM:
+            image, search = await _from_form(request, await read_body(request, config))
+        else:
+            image, search = _from_json(await read_json(request, config))
     except ValidationError as error:
         raise RequestError(422, "invalid_request", explain(error)) from None
     if search.k > config.max_k:

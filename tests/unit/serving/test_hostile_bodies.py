@@ -17,7 +17,12 @@ import pytest
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 from PIL import Image
+from pydantic import ValidationError
 from support.servers import RunningServer
+
+from onevision.serving.config import BATCH_CAP
+from onevision.serving.protocol import Inference
+from onevision.serving.requests import MAX_TEXT, MAX_VALUES, JsonSearch
 
 INFER = "/v2/models/onevision/infer"
 CAP_MB = 0.2
@@ -112,11 +117,52 @@ def test_a_body_that_never_comes_is_given_up(server: RunningServer) -> None:
         (b'{"image": "AAAA", "url": "http://169.254.169.254/"}', 422, "url: unknown key"),
         (b'{"image": "AAAA", "user": ""}', 422, "user"),
         (b'{"image": "\xff"}', 422, "invalid_request"),
-        (b"[" * 50_000, 422, "invalid_request"),
+        (b"[" * 15_000, 422, "invalid_request"),
     ],
 )
 def test_json_that_is_wrong_is_named(server: RunningServer, body: bytes, status: int, word: str) -> None:
     refused(server.client.post("/search", content=body, headers={"content-type": "application/json"}), status, word)
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/search", b'{"image": [%s]}' % b",".join([b"0"] * MAX_VALUES)),
+        ("/search", b"{%s}" % b",".join(b'"%d":0' % key for key in range(MAX_VALUES + 1))),
+        ("/search", b'{"image": %s}' % (b"[" * (MAX_VALUES + 1))),
+        (INFER, b'{"inputs": [%s]}' % b",".join([b"{}"] * MAX_VALUES)),
+        (INFER, b'{"inputs": [{"name": "image", "parameters": {"a": [%s]}}]}' % b",".join([b"{}"] * MAX_VALUES)),
+    ],
+)
+def test_a_body_of_very_many_values_is_refused_unparsed(
+    server: RunningServer, body: bytes, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for model in JsonSearch, Inference:
+        monkeypatch.setattr(model, "model_validate_json", lambda _: pytest.fail("it was parsed"))
+    answer = server.client.post(path, content=body, headers={"content-type": "application/json"})
+    refused(answer, 413, f"over {MAX_VALUES} values")
+
+
+@pytest.mark.parametrize("wrong", ["inputs", "outputs", "shape", "data"])
+def test_a_list_that_is_too_long_is_one_mistake(wrong: str) -> None:
+    tensor = {"name": "image", "shape": [1], "datatype": "BYTES", "data": ["AAAA"]}
+    many: list[Any] = [{}] * 10_000
+    body = {"inputs": [tensor | {wrong: many}]} if wrong in tensor else {"inputs": [tensor], wrong: many}
+    with pytest.raises(ValidationError, match="should have at most") as raised:
+        Inference.model_validate_json(json.dumps(body))
+    assert raised.value.error_count() == 1
+
+
+def test_the_largest_request_is_within_the_values_of_a_body() -> None:
+    users = ["," * MAX_TEXT] * BATCH_CAP
+    names = {"image": ["AAAA"] * BATCH_CAP, "user": users}
+    tensors = [{"name": name, "shape": [64], "datatype": "BYTES", "data": data} for name, data in names.items()]
+    assert sum(map(json.dumps({"inputs": tensors}).count, ",[{")) < MAX_VALUES
+
+
+def test_very_many_mistakes_are_counted_and_not_named(server: RunningServer) -> None:
+    answer = server.client.post("/search", json={f"key {n}": 0 for n in range(1000)})
+    refused(answer, 422, "1000 keys or values are wrong")
 
 
 def test_forms_that_are_wrong_are_named(server: RunningServer, photo: bytes) -> None:
