@@ -6,5 +6,6 @@ component runs inside the image, where the library is installed.
 
 import os
 
-BASE_IMAGE = os.environ.get("ONEVISION_IMAGE", "onevision:0.1.0")
-"""Image of every component; on a cluster name it by digest, because KFP's cache key holds the name only."""
+BASE_IMAGE = os.environ.get("ONEVISION_IMAGE", "localhost/onevision-train:0.1.0")
+"""Image of every component, by default the one that `make images` builds. On a cluster name it by digest, because KFP's
+cache key holds the name only."""

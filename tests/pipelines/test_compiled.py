@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,13 @@ def test_compiling_loads_nothing_heavy_and_takes_the_image_from_the_environment(
     assert done.stdout.splitlines()[-1] == "[]"
     executors = first_document(tmp_path / "full_training.yaml")["deploymentSpec"]["executors"]
     assert {e["container"]["image"] for e in executors.values()} == {"registry.example/onevision@sha256:0"}
+
+
+def test_the_default_image_is_the_one_that_make_images_builds(spec: dict) -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert "-t localhost/onevision-$$target:$(VERSION)" in (ROOT / "Makefile").read_text()
+    images = {executor["container"]["image"] for executor in spec["deploymentSpec"]["executors"].values()}
+    assert images == {f"localhost/onevision-train:{version}"}
 
 
 def test_the_compiled_file_is_a_valid_pipeline(spec: dict) -> None:
