@@ -2,7 +2,8 @@
 
 The champion answers the same queries as it is served: its own generator, pruning and catalogue, without the items
 that are new. It is measured on all queries, and on those whose answer it could have found; for these the items that
-it does not know are taken out of the challenger's ranking, so that the models are compared and not their catalogues.
+it does not know are taken out of the challenger's ranking, and items that have left out of its own, so that the models
+are compared and not their catalogues.
 """
 
 from __future__ import annotations
@@ -93,9 +94,10 @@ class Beside:
         return flat
 
     def only_known(self, items: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Rankings (Q, PLACES) without the items that the champion does not know; the others move up."""
+        """Rankings (Q, PLACES) of the items that both catalogues hold alone: what the champion does not know goes, and
+        the holes of what has left the shop since; the others move up."""
         out = np.full_like(items, UNKNOWN)
         for row, ranking in enumerate(items):
-            kept = ranking[(ranking == UNKNOWN) | self.item_known[ranking]]
+            kept = ranking[(ranking != UNKNOWN) & self.item_known[ranking]]
             out[row, : len(kept)] = kept
         return out

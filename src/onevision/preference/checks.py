@@ -88,11 +88,12 @@ class ValidationDays:
     def _measure(self, choice: ChoiceModel, items: NDArray[np.int64], scores: NDArray[np.float32]) -> Validation:
         there = items >= 0
         cosine = np.einsum("qkd,qd->qk", self.ranker.catalogue.embedding[items], self.queries.embedding)
-        hits = hit_rate(items, self.first, PLACES)
+        places = min(PLACES, items.shape[1])  # a small shop's slates are shorter
+        hits = hit_rate(items, self.first, places)
         gains = [list(levels.values()) for levels in self.levels]
         return Validation(
             float(hits.mean()),
-            float(ndcg(items, [list(levels) for levels in self.levels], PLACES, gains).mean()),
+            float(ndcg(items, [list(levels) for levels in self.levels], places, gains).mean()),
             float(cosine[there].mean()),
             float(hits[self.queries.personal].mean()) if self.queries.personal.any() else 0.0,
             self._reward(choice, torch.from_numpy(items), torch.from_numpy(scores)),

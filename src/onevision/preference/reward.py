@@ -39,10 +39,9 @@ LEAST = 1e-6
 
 
 class Outcome(NamedTuple):
-    """Probabilities, all of one shape: that it is clicked, ordered once clicked, and ordered."""
+    """Probabilities, all of one shape: that it is clicked, and that it is clicked and ordered."""
 
     click: Tensor
-    order_after_click: Tensor
     order: Tensor
 
 
@@ -91,8 +90,7 @@ class RewardModel(nn.Module):
         """Probabilities (...) with the click calibrated."""
         logits = self(features)
         click = self.calibrator.probability(logits[..., 0].flatten()).view(logits.shape[:-1])
-        after = logits[..., 1].sigmoid()
-        return Outcome(click, after, click * after)
+        return Outcome(click, click * logits[..., 1].sigmoid())
 
     def reward(self, features: Tensor, click: float, order: float, relevance: float) -> Tensor:
         """Expected reward (...): `click` for a click, `order` for an order, `relevance` times the cosine of the photo

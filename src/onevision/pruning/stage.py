@@ -66,13 +66,14 @@ def run(
     start_artifact(out)
     ranker = GeneratorRanker.open(encoder, semantic_ids, generator)
     queries = QuerySet.load(pairs, encoder, features, split="validation", limit=config.queries)
+    number = ranker.catalogue.numbers()
+    queries = queries.take(np.flatnonzero([clicked[0] in number for clicked in queries.clicked]))
     if not len(queries):
         raise OneVisionError(f"{pairs}: no validation query has a click; widen pairing.validation_days")
-    number = ranker.catalogue.numbers()
     department = np.array(ranker.catalogue.table["department_id"].to_pylist(), dtype=object)
-    answer = [[number[c] for c in clicked[:1] if c in number] for clicked in queries.clicked]
+    answer = [[number[clicked[0]]] for clicked in queries.clicked]
     photos = Photos(Encoder.from_pretrained(encoder), Snapshot.open(snapshot, verify=False).images)
-    of_answer = np.array([department[a[0]] if a else "" for a in answer], dtype=object)
+    of_answer = department[[item for (item,) in answer]]
     sweep = Sweep(ranker, queries, photos, answer, of_answer)
     baseline = sweep.measure("everything", "none", PruningSetting())
 

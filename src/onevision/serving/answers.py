@@ -15,7 +15,7 @@ class Hit:
         score: log-probability that this shopper picks it among the items found, or of a cascade its ranker's score;
             what the hits are ordered by.
         click_probability: calibrated probability that it is clicked if it is shown; None of a bundle that holds no
-            reward model, and of a cascade.
+            reward model, of a cascade, and under a filter: it is calibrated among what the whole shop offers.
         similarity: cosine of photo and item.
         history: by how much the shopper's history and profile make it likelier than for somebody nobody knows, as a
             difference of log-probabilities among the hits; 0 for the latter, None of a cascade.

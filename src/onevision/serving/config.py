@@ -25,7 +25,10 @@ class ServingConfig(Section):
     max_pending: int = Field(64, ge=1, description="photos in work or waiting; beyond it requests are answered 429")
     max_k: int = Field(100, ge=1, le=1000, description="items that a request may ask for")
     no_match_below: float = Field(
-        0.0, ge=0, lt=1, description="hits with a smaller click probability are left out; 0 answers with the best k"
+        0.0,
+        ge=0,
+        lt=1,
+        description="hits with a smaller click probability are left out, of searches without a filter; 0: none are",
     )
     max_body_mb: float = Field(12.0, gt=0, description="megabytes (10^6 bytes) of a request's body")
     max_pixels: int = Field(25_000_000, ge=1, description="pixels of an uploaded picture")

@@ -202,7 +202,7 @@ class Searcher:
             if choice := self._ranker.choice:
                 shoppers = choice.read(queries)
                 history = choice.history_effect(shoppers, torch.from_numpy(items)).tolist()
-                if self._reward:
+                if self._reward and allowed is None:  # it is calibrated among what the whole shop offers
                     clicks = click_probabilities(self._reward, choice, shoppers, items, scores).tolist()
         notes = ["answered by the cascade"] if cascade else []
         own = self._ranker.model.quantizer.encode(queries.embedding).tolist()

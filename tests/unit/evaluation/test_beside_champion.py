@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -12,12 +13,15 @@ from support.models import make_models
 
 from onevision.artifacts import Artifact, finish_artifact, open_artifact, read_json, write_json
 from onevision.errors import ArtifactError
+from onevision.evaluation.beside import Beside
 from onevision.evaluation.cascade import FOLDER
 from onevision.evaluation.click_log import ARRAYS
 from onevision.evaluation.config import EvaluationConfig
 from onevision.evaluation.drift import ADVICE, Drift
 from onevision.evaluation.glossary import meanings
+from onevision.evaluation.items import UNKNOWN
 from onevision.evaluation.stage import run as evaluate
+from onevision.evaluation.systems import System
 from onevision.generator.choice import items_digest
 from onevision.publishing.bundle import open_bundle
 from onevision.publishing.config import PublishingConfig
@@ -166,3 +170,11 @@ def without_items(champion: Path, target: Path, gone: set[str]) -> Path:
 
 def finish(target: Path, bundle: Artifact) -> Path:
     return finish_artifact(target, "bundle", generation=bundle.generation, extra=bundle.extra).path
+
+
+def test_on_what_both_know_neither_catalogue_takes_places() -> None:
+    item_known = np.array([True, True, False, True])
+    beside = Beside(System(np.empty((0, 4), np.int64), 0.0, np.empty(0)), item_known, np.empty(0, bool), {})
+    challenger, champion = [2, 3, 0, UNKNOWN], [UNKNOWN, UNKNOWN, 3, 0]  # one item is new; two have left
+    found = beside.only_known(np.array([challenger, champion]))
+    assert found.tolist() == [[3, 0, UNKNOWN, UNKNOWN]] * 2

@@ -186,6 +186,10 @@ def test_hits_have_a_click_probability_and_a_threshold_leaves_only_matches(searc
     assert [hit for hit in answer.hits if (hit.click_probability or 0) >= middle] == matches.hits
     assert matches.notes == answer.notes
     assert all(hit.click_probability is None for hit in searcher.search(photo, None, 3))
+    rewarded = Searcher(searcher.bundle, searcher._encoder, searcher._ranker, None, reward)
+    filtered = rewarded.answer(photo, None, 10, ItemFilter(min_price=0.0))
+    assert [hit.item_id for hit in filtered.hits] == [hit.item_id for hit in answer.hits]
+    assert {hit.click_probability for hit in filtered.hits} == {None}  # another choice than it is calibrated for
     nothing = only_matches(answer, 1.0)
     assert nothing.hits == []
     assert "no match" in nothing.notes[-1]

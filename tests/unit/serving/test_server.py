@@ -135,9 +135,9 @@ class Held:
         self.until.set()
         rank = Searcher.rank
 
-        def waiting(searcher: Searcher, *arguments: Any) -> list[Answer]:
+        def waiting(searcher: Searcher, *arguments: Any, **options: Any) -> list[Answer]:
             assert self.until.wait(20)
-            return rank(searcher, *arguments)
+            return rank(searcher, *arguments, **options)
 
         monkeypatch.setattr(Searcher, "rank", waiting)
 
