@@ -22,6 +22,8 @@ from onevision.errors import ArtifactError
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
+RUN = "run.json"
+"""Lies in the folder of a run, beside its artifacts."""
 UNFINISHED = ".unfinished"
 """Lies in a folder from the start of an artifact to its end: what a killed attempt left may be written anew."""
 REPORTS = ("report.json", "report.html")
@@ -183,6 +185,10 @@ def open_artifact(path: Path | str, kind: str | None = None, *, verify: bool = T
     path = Path(path)
     if not path.is_dir():
         raise ArtifactError(f"{path}: no such artifact folder")
+    if (path / RUN).exists():
+        raise ArtifactError(
+            f"{path}: is the folder of a run; name an artifact in it, such as {path / (kind or 'bundle')}"
+        )
     if not (path / MANIFEST).exists():
         raise ArtifactError(f"{path}: no {MANIFEST}; the stage that writes it did not finish. Run that stage again.")
     manifest = read_json(path / MANIFEST)

@@ -142,8 +142,16 @@ def _explain(error: Any, root: type[Section] = Recipe) -> str:
     path = [str(part) for part in error["loc"]]
     key = ".".join(path)
     if error["type"] == "extra_forbidden":
-        return f"{key}: unknown key{_nearest(path[-1], _keys_at(path[:-1], root))}"
+        return f"{key}: unknown key{_nearest(path[-1], _keys_at(path[:-1], root)) or _in_a_section(key, root)}"
+    if error["type"] == "tuple_type":
+        return f"{key}: a list is wanted, such as {key}=[1, 2] (given: {error['input']!r})"
     return f"{key}: {error['msg']} (given: {error['input']!r})"
+
+
+def _in_a_section(key: str, root: type[Section]) -> str:
+    """Where a key is that was given without its section."""
+    places = [f"{section}.{key}" for section in root.model_fields if key in _keys_at([section], root)]
+    return f"; did you mean {' or '.join(places)}?" if places else ""
 
 
 def _keys_at(path: list[str], section: type[Section]) -> list[str]:

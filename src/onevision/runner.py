@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import inspect
 import os
 import resource
 import sys
@@ -72,7 +73,11 @@ def run_stage(
     identities = {name: _identity(found, kinds[name]) for name, found in paths.items()} | arguments
 
     def work() -> StageReport:
-        return _function(stage)(**paths, **arguments, out=target, config=section, seed=values.seed)
+        function = _function(stage)
+        missing = [key for key in stage.parameters if key in _required(function) and key not in arguments]
+        if missing:
+            raise OneVisionError(f"stage {name} needs {', '.join(f'--{key}' for key in missing)}")
+        return function(**paths, **arguments, out=target, config=section, seed=values.seed)
 
     if process_rank():
         return work()
@@ -185,6 +190,11 @@ def _parameters(stage: Stage, parameters: Mapping[str, str]) -> dict[str, str]:
     if unknown:
         raise OneVisionError(f"stage {stage.name} has no parameter {', '.join(sorted(unknown))}")
     return {name: value for name, value in parameters.items() if value}
+
+
+def _required(function: Callable[..., StageReport]) -> list[str]:
+    """Names of the arguments that have no default."""
+    return [p.name for p in inspect.signature(function).parameters.values() if p.default is p.empty]
 
 
 def _function(stage: Stage) -> Callable[..., StageReport]:

@@ -39,6 +39,9 @@ def test_override_values_are_yaml() -> None:
     ("override", "message"),
     [
         ("encoder.stepz=3", r"encoder\.stepz: unknown key; did you mean 'steps'\?"),
+        ("seed_items=3", r"seed_items: unknown key"),
+        ("items_per_batch=3", r"items_per_batch: unknown key; did you mean encoder\.items_per_batch\?"),
+        ("quantization.codebook_sizes=32,16,8", r"a list is wanted, such as quantization\.codebook_sizes=\[1, 2\]"),
         ("encodr.steps=3", r"encodr: unknown key; did you mean 'encoder'\?"),
         ("encoder.steps=many", r"encoder\.steps: .*given: 'many'"),
         ("encoder.steps=0", r"encoder\.steps: .*given: 0"),

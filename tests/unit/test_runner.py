@@ -9,7 +9,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from onevision import runner, stage_cache, task
-from onevision.artifacts import finish_artifact, open_artifact, start_artifact
+from onevision.artifacts import finish_artifact, open_artifact, start_artifact, write_json
 from onevision.errors import ArtifactError, MissingDependencyError, OneVisionError, RecipeError
 from onevision.report import StageReport
 from onevision.runner import run_stage
@@ -148,6 +148,17 @@ def test_an_output_that_would_harm_something_is_refused_before_any_harm(
     assert (work.calls, sorted(tmp_path.rglob("*"))) == (calls, before)
     open_artifact(encoder)
     open_artifact(tmp_path / "pairs")
+
+
+def test_a_parameter_that_has_no_default_is_asked_for(tmp_path: Path) -> None:
+    with pytest.raises(OneVisionError, match="stage open-champion needs --champion, --snapshot"):
+        run_stage("open-champion", {}, tmp_path / "out", recipe="smoke")
+
+
+def test_the_folder_of_a_run_is_told_from_an_artifact(encoder: Path) -> None:
+    write_json(encoder.parent / "run.json", {})
+    with pytest.raises(ArtifactError, match=r"folder of a run; name an artifact in it, such as .*/encoder"):
+        open_artifact(encoder.parent, "encoder")
 
 
 def test_a_missing_package_names_the_extra(

@@ -1,4 +1,4 @@
-"""Reading the Grocery Store Dataset and The Complete Journey as they are distributed with this project."""
+"""Reading the Grocery Store Dataset and The Complete Journey as `docs/data.md` says that they are packed."""
 
 from __future__ import annotations
 
