@@ -4,15 +4,17 @@ import sys
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 from support.generators import TRAINING, make_catalogue, make_generator, make_queries, make_trainer
 
 from onevision.checkpoint import Checkpoint
+from onevision.generator import training
 from onevision.generator.prompts import PromptBuilder, Task
 from onevision.generator.samples import query_samples
-from onevision.generator.training import GeneratorTrainer
+from onevision.generator.training import GeneratorTrainer, sid_loss
 
 CATALOGUE, QUANTIZER = make_catalogue()
 ROOT = Path(__file__).parents[3]
@@ -138,6 +140,60 @@ def test_stage_s1_sees_no_user_and_s2_does() -> None:
     trainer = make_trainer([], replay_share=0.0, history_dropout=0.0)
     assert (trainer._batch("S1")[0].history == -1).all()
     assert (trainer._batch("S2")[0].history >= 0).any()
+
+
+def test_histories_are_hidden_as_often_as_the_recipe_says() -> None:
+    shares = []
+    for share in (0.0, 0.5, 1.0):
+        trainer = make_trainer([], replay_share=0.0, history_dropout=share, batch_size=400)
+        prompt = trainer._batch("S2")[0]
+        shares.append(((prompt.segment == 0) & (prompt.lengths() == 0)).float().mean().item())
+    nobody, some, everybody = shares
+    assert everybody == 1.0
+    assert nobody < 0.5
+    assert some == pytest.approx((1 + nobody) / 2, abs=0.08)
+
+
+def test_views_are_mixed_in_stage_p_and_in_replay() -> None:
+    for stage, replayed in (("P", slice(None)), ("S1", slice(4, 8)), ("S2", slice(4, 8))):
+        trainer = make_trainer([], replay_share=0.5, batch_size=8)
+        trainer.pictures.partner = np.array([1, 2, 3, 4, 5, 0])
+        vectors = trainer.pictures.prompts.embedding.clone()
+        found = torch.cat([trainer._batch(stage)[0].embedding[replayed] for _ in range(20)])
+        as_they_are = (found[:, None] - vectors).norm(dim=2).min(1).values < 1e-4
+        assert 0.3 < as_they_are.float().mean() < 0.7
+
+
+def test_the_loss_is_that_of_codes_and_a_tenth_of_that_of_categories() -> None:
+    trainer = make_trainer([], dropout=0.0, replay_share=0.0)
+    prompt, item, weight = batch = trainer._batch("S2")
+    trainer.item_category = torch.arange(len(trainer.item_category)) % 3
+    trainer.item_category[item[0]] = -1
+    trainer._batch = lambda stage: batch  # type: ignore[method-assign,assignment]
+    target, category = trainer.item_sids[item], trainer.item_category[item]
+    known = category >= 0
+    assert 0 < known.sum() < len(known)
+    with torch.no_grad():
+        log_p, memory = trainer.model(prompt, target)
+        codes = sid_loss(log_p, target, weight)
+        categories = torch.nn.functional.cross_entropy(memory.category_logits[known], category[known])
+    assert trainer._step("S2", 0.0).item() == pytest.approx((codes + 0.1 * categories).item(), rel=1e-4)
+    gradient = trainer.model.category_head.weight.grad
+    assert gradient is not None
+    assert gradient.abs().max() > 0
+
+
+def test_the_gradient_is_clipped_to_its_norm(monkeypatch: pytest.MonkeyPatch) -> None:
+    norms = []
+    for most in (1e9, 0.01):
+        monkeypatch.setattr(training, "MAX_GRADIENT_NORM", most)
+        trainer = make_trainer([], dropout=0.0)
+        trainer._step("S2", 0.0)
+        gradients = [p.grad for p in trainer.model.parameters() if p.grad is not None]
+        norms.append(torch.cat([g.flatten() for g in gradients]).norm().item())
+    free, clipped = norms
+    assert free > 0.1
+    assert clipped == pytest.approx(0.01, rel=1e-3)
 
 
 def test_replay_is_part_of_s1_and_s2_and_half_of_it_is_asked_for_clicks() -> None:

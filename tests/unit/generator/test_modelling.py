@@ -80,6 +80,38 @@ def test_the_task_matters(prompt: Prompt) -> None:
     assert (scores(MODEL, prompt) - scores(MODEL, other)).abs().max() > 1e-4
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["category", "segment", "long_history", "history", "embedding", "tokens", "task"])
+def test_every_field_of_the_prompt_is_read(prompt: Prompt, name: str) -> None:
+    value = getattr(prompt, name).clone()
+    if name == "segment":
+        changed = (value + 1) % (len(MODEL.config.segments) + 1)
+    elif name == "task":
+        changed = 1 - value
+    elif value.is_floating_point():
+        changed = value.flip(-1)
+    else:
+        changed = torch.where(value >= 0, (value + 1) % 3, value)  # other codes where there were some
+    assert not torch.equal(changed, value)
+    before, after = (MODEL.read(p) for p in (prompt, replace(prompt, **{name: changed})))
+    assert torch.equal(before.mask, after.mask)
+    rows = (changed != value).flatten(1).any(1) if value.ndim > 1 else changed != value
+    for old, new in zip(before.keys_values[0], after.keys_values[0], strict=True):
+        difference = (old - new).abs().flatten(1).amax(1)
+        assert (difference[rows] > 1e-4).all()
+        assert (difference[~rows] < 1e-5).all()
+
+
+@torch.no_grad()
+def test_items_come_to_their_own_place_in_the_prompt(prompt: Prompt) -> None:
+    """Clicked, searched and ordered items are told apart, and newer from older; the first token reads them all."""
+    read = MODEL.read(prompt).category_logits[5]
+    kinds = MODEL.read(replace(prompt, history=prompt.history.flip(1))).category_logits[5]
+    times = MODEL.read(replace(prompt, history=prompt.history[:, :, [1, 0, 2, 3]])).category_logits[5]
+    assert (read - kinds).abs().max() > 1e-5
+    assert (read - times).abs().max() > 1e-5
+
+
 def test_unknown_items_are_left_out_of_the_prompt_and_newest_come_first() -> None:
     queries = make_queries(CATALOGUE, 1)
     queries.recent_clicked = [["gone", "i003", "i001", "i002", "i004", "i005"]]

@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 from support.generators import make_catalogue, make_generator, make_queries
 from support.models import make_models
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from onevision.artifacts import open_artifact
+from onevision.artifacts import open_artifact, read_json
 from onevision.errors import ArtifactError
 from onevision.features.queries import QuerySet
 from onevision.generator.config import GeneratorTrainingConfig
 from onevision.generator.modelling import Generator
 from onevision.generator.prompts import PromptBuilder
 from onevision.generator.samples import query_samples
-from onevision.generator.stage import run
+from onevision.generator.stage import EVENTS, run
 from onevision.generator.warm_start import mostly, of_the_day, open_parent, warm_config
 
 CATALOGUE, QUANTIZER = make_catalogue()
@@ -78,6 +79,22 @@ def test_the_day_is_the_newest_of_the_training_searches(inputs: dict[str, Path])
     assert 0 < day.sum() < len(day)
     assert (np.diff(day.astype(int)) >= 0).all()  # queries come by time
     assert of_the_day(inputs["pairs"], train, 1000.0).all()
+
+
+def test_the_artifact_holds_the_curves_for_tensorboard(inputs: dict[str, Path], tmp_path: Path) -> None:
+    config = GeneratorTrainingConfig(
+        d_model=16, feedforward=16, batch_size=8, check_every=1, choice_epochs=1, guidance=(0.0,),
+        steps_visual=2, steps_cooccurrence=1, steps_personal=1,
+    )  # fmt: skip
+    run(**inputs, out=tmp_path / "sft", config=config, seed=1)
+    history = read_json(tmp_path / "sft" / "history.json")
+    assert EVENTS in read_json(tmp_path / "sft" / "manifest.json")["files"]
+    events = EventAccumulator(str(tmp_path / "sft")).Reload()
+    assert set(events.Tags()["scalars"]) == {"loss", "learning_rate", "validation_found"}
+    assert [event.step for event in events.Scalars("loss")] == history["steps"]
+    assert [event.value for event in events.Scalars("loss")] == pytest.approx(history["loss"])
+    found = [event.value for event in events.Scalars("validation_found")]
+    assert found == pytest.approx(list(history["checks"].values()))
 
 
 def test_a_refresh_keeps_the_parents_weights_unless_validation_days_prefer_others(
