@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -169,6 +170,29 @@ def test_no_history_is_missing_and_not_zero():
     assert np.isnan(column(features, "max_long_history")).all()
     assert np.isnan(column(features, "price_distance")).all()
     assert np.isfinite(column(features, "view_max")).all()
+
+
+@pytest.mark.parametrize("scores", [(0.3, 0.4), (0.4, 0.3)])
+def test_the_setting_that_validation_likes_best_is_kept(monkeypatch, scores):
+    cascade = make_cascade(trees=5)
+    left = iter(scores)
+    rankers = []
+
+    def train(*_groups):
+        rankers.append(SimpleNamespace(num_trees=lambda: 5))
+        return rankers[-1], next(left)
+
+    monkeypatch.setattr(cascade, "_train", train)
+    cascade.fit(TRAIN, VALIDATION)
+    assert cascade._ranker is rankers[int(np.argmax(scores))]
+    assert list(cascade.validation_ndcg_.values()) == list(scores)
+
+
+def test_trees_that_do_not_help_on_validation_are_not_grown():
+    stopped = make_cascade(trees=60).fit(TRAIN, VALIDATION)
+    assert stopped._ranker.num_trees() < 20
+    free = make_cascade(trees=20).fit(TRAIN, VALIDATION.take(slice(0, 0)))  # nothing to stop by
+    assert free._ranker.num_trees() == 20
 
 
 def test_a_log_without_clicks_is_refused():

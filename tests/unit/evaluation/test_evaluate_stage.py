@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -13,15 +14,18 @@ from support.models import make_models
 
 from onevision.artifacts import finish_artifact, open_artifact, read_json
 from onevision.data.snapshot import Snapshot
+from onevision.decoding.ranker import GeneratorRanker
 from onevision.errors import ArtifactError, OneVisionError
 from onevision.evaluation.cascade import FOLDER, Cascade
+from onevision.evaluation.comparison import PLACES
 from onevision.evaluation.config import EvaluationConfig
 from onevision.evaluation.glossary import markdown, meanings
 from onevision.evaluation.items import Items
 from onevision.evaluation.leakage import check_leakage
-from onevision.evaluation.searches import Searches
+from onevision.evaluation.searches import Searches, deal_histories
 from onevision.evaluation.slices import COMPARED_ON
 from onevision.evaluation.stage import COMPARED, held_out_queries, run
+from onevision.evaluation.systems import oracle_systems
 from onevision.report import StageReport
 
 SYSTEMS = {"dense", "cascade", "generator_sft", "generator_aligned", "generator_pruned", "generator_shuffled_history"}
@@ -62,6 +66,41 @@ def test_the_cascade_that_is_kept_is_the_one_that_was_measured(models, report_an
     assert {f"{FOLDER}/{name}" for name in ("ranker.txt", "cascade.json", "clicks.safetensors", "clicks.json")} <= set(
         read_json(out / "manifest.json")["files"]
     )
+
+
+def test_the_control_is_asked_with_the_histories_of_strangers(models, report_and_path):
+    items = Items.load(models["semantic_ids"], Snapshot.open(models["snapshot"]))
+    queries, _ = held_out_queries(models["pairs"], models["encoder"], models["features"], items, CONFIG.max_queries)
+    dealt = deal_histories(queries.user_id, 7)
+    assert all(queries.user_id[row] != queries.user_id[other] for row, other in enumerate(dealt))
+    ranker = GeneratorRanker.open(models["encoder"], models["semantic_ids"], models["generator_aligned"])
+    ranks = pq.read_table(report_and_path[1] / "ranks.parquet").to_pandas()
+    shown = {}
+    for system, asked in (
+        ("generator_aligned", queries),
+        ("generator_shuffled_history", queries.with_histories_of(dealt)),
+    ):
+        rows = ranker.rank(asked, CONFIG.beam_width, PLACES).items[:, :10]
+        measured = ranks[ranks["system"] == system].set_index("query_id")["items"].loc[queries.query_id]
+        shown[system] = [list(found) for found in measured]
+        assert shown[system] == [items.item_id[found[found >= 0]].tolist() for found in rows]
+    assert shown["generator_aligned"] != shown["generator_shuffled_history"]
+
+
+def test_the_two_ceilings_are_not_taken_for_one_another(models, tmp_path):
+    items = Items.load(models["semantic_ids"], Snapshot.open(models["snapshot"]))
+    queries, _ = held_out_queries(models["pairs"], models["encoder"], models["features"], items, CONFIG.max_queries)
+    assert oracle_systems(SimpleNamespace(path=tmp_path), queries, items) == {}
+    asked = queries.query_id[::-1]  # the table has an order of its own
+    taste = [[items.item_id[n], items.item_id[n + 1]] for n in range(len(asked))]
+    look = [[items.item_id[n + 5]] for n in range(len(asked))]
+    table = pa.table({"query_id": asked, "with_taste": taste, "visual_only": look})
+    pq.write_table(table, tmp_path / "oracle_queries.parquet")
+    found = oracle_systems(SimpleNamespace(path=tmp_path), queries, items)
+    last = len(asked) - 1
+    assert set(found) == {"oracle_with_taste", "oracle_visual"}
+    assert found["oracle_with_taste"].items.tolist() == [[last - n, last - n + 1] for n in range(len(asked))]
+    assert found["oracle_visual"].items.tolist() == [[last - n + 5] for n in range(len(asked))]
 
 
 def test_ranks_tell_the_hit_rates(report_and_path):
