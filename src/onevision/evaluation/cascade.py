@@ -1,8 +1,8 @@
 """The multi-stage cascade that the generator is measured against: dense recall, then a trained personalised ranker.
 
-It is built to win: the ranker (LightGBM LambdaRank) sees the same photo embedding and the same histories as the
-generator, and on top of them brand, price and click rates, which the generator is not given; its depth and length
-are chosen on the validation days. It learns from training searches alone.
+It is built to win: the ranker (LightGBM LambdaRank) sees the photo's embedding, the shopper's histories and profile,
+brand, price and click rates, as the generator and its choice model do. Its setting and its number of trees are chosen
+on the validation days; recall depth is the recipe's. It learns from the newest training searches alone.
 """
 
 from __future__ import annotations
