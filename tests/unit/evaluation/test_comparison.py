@@ -124,6 +124,17 @@ def test_sid_hit_counts_distinct_ids_and_not_their_items():
     assert distinct_buckets(items, bucket, 2).tolist() == [[0, 1]]
 
 
+def test_ranks_of_semantic_ids_are_among_different_ids():
+    bucket = np.array([0, 0, 0, 1, 2, 2])
+    ranking = np.full((1, PLACES), -1)
+    ranking[0, :4] = [0, 1, 3, 4]  # of the IDs 0, 0, 1, 2; what was clicked is not found, its ID is the third
+    values = measure(ranking, Truth.of([[5]]), bucket)
+    assert values["hr@10"][0] == values["sid_hr@1"][0] == 0
+    assert values["sid_hr@5"][0] == 1
+    assert values["sid_mrr@10"][0] == pytest.approx(1 / 3)
+    assert values["sid_ndcg@10"][0] == pytest.approx(1 / 2)
+
+
 def test_same_seed_gives_the_same_tables(comparison, truth):
     again = Comparison(truth, 200, 3, comparison.values, comparison.ranks)
     assert again.table() == comparison.table()
