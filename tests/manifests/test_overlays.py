@@ -230,16 +230,14 @@ def test_the_night_submits_a_pipeline_with_the_arguments_that_it_takes(objects: 
     assert DIGEST in job["image"] or not target.by_digest
 
 
-def test_the_canary_differs_from_the_champion_in_bundle_and_share_alone() -> None:
+def test_the_canary_differs_from_the_champion_in_store_and_share_alone() -> None:
     champion, canary = (
         of_kind(RENDERED[name], "InferenceService")[0]["spec"]["predictor"] for name in ("prod-kserve", "prod-canary")
     )
     assert canary.pop("canaryTrafficPercent") == 10
     arguments = [predictor["containers"][0].pop("args") for predictor in (champion, canary)]
     assert champion == canary
-    assert [word for word in arguments[1] if word not in arguments[0]] == [
-        "--bundle=gs://shop-prod/bundles/bundles/0123456789abcdef"
-    ]
+    assert [word for word in arguments[1] if word not in arguments[0]] == ["--store=gs://shop-prod/challengers"]
 
 
 def test_the_check_reports_a_broken_overlay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
