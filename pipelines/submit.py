@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import tempfile
+import warnings
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
@@ -17,6 +19,7 @@ from typing import Any
 import yaml
 
 from onevision.errors import OneVisionError
+from onevision.recipe import load_recipe, recipe_names
 from pipelines.compile import compile_pipeline
 
 EXPERIMENT = "onevision"
@@ -24,6 +27,8 @@ ENDED_BADLY = ("FAILED", "CANCELED", "CANCELING", "SKIPPED")
 DIGITS = 6
 NEWEST = 100
 POLL_S = 30
+EXAMPLES = {"overrides": '["encoder.steps=3000"]', "shards": '["1/2", "2/2"]'}
+"""Parameter that is a list -> how one is written."""
 
 
 def read_arguments(given: Sequence[str], known: dict[str, dict[str, Any]], day: date) -> dict[str, Any]:
@@ -48,18 +53,32 @@ def read_arguments(given: Sequence[str], known: dict[str, dict[str, Any]], day: 
     return values
 
 
-def _as_list(name: str, value: str) -> list[Any]:
+def _as_list(name: str, value: str) -> list[str]:
     try:
         found = json.loads(value)
     except ValueError:
         found = None
-    if not isinstance(found, list):
-        raise OneVisionError(f'{name}={value}: a list is wanted, such as ["1/2", "2/2"]')
+    if not isinstance(found, list) or not all(isinstance(entry, str) for entry in found):
+        raise OneVisionError(f"{name}={value}: a JSON list of texts is wanted, such as '{name}={EXAMPLES[name]}'")
     return found
 
 
+def check_recipe(name: str, overrides: Sequence[str]) -> None:
+    """Check a recipe as the tasks will load it.
+
+    Raises:
+        OneVisionError: no packaged recipe of that name, or overrides that it does not take.
+    """
+    if name not in recipe_names():
+        raise OneVisionError(
+            f"recipe={name}: tasks know the packaged recipes alone, {', '.join(recipe_names())}; say what differs from "
+            f"one of them, 'overrides={EXAMPLES['overrides']}'"
+        )
+    load_recipe(name, overrides)
+
+
 def submit(
-    client: Any,
+    host: str,
     pipeline: str,
     given: Sequence[str],
     *,
@@ -73,16 +92,20 @@ def submit(
     A run of the same pipeline, date and arguments that has not failed is waited for instead: submitting twice is safe.
 
     Args:
-        client: a `kfp.Client`.
+        host: KFP's API server; nobody asks it before all the rest is known to be right.
         placement: `target`, `image`, `nodes` and `scratch` of `compile_pipeline`.
 
     Raises:
-        OneVisionError: no such pipeline, target or image, or wrong arguments; nothing was submitted.
+        OneVisionError: no such pipeline, target, image or recipe, wrong arguments, or no API server at `host`; nothing
+            was submitted.
     """
     with tempfile.TemporaryDirectory() as folder:
         package = compile_pipeline(pipeline, Path(folder) / f"{pipeline}.yaml", **placement)
         spec = next(yaml.safe_load_all(package.read_text()))
-        arguments = read_arguments(given, spec["root"]["inputDefinitions"]["parameters"], day)
+        known = spec["root"]["inputDefinitions"]["parameters"]
+        arguments = read_arguments(given, known, day)
+        check_recipe(arguments.get("recipe", known["recipe"]["defaultValue"]), arguments.get("overrides", ()))
+        client = connect(host)
         digest = hashlib.sha256(json.dumps(arguments, sort_keys=True).encode()).hexdigest()
         name = f"{pipeline}-{day.isoformat()}-{digest[:DIGITS]}"
         experiment = client.create_experiment(EXPERIMENT)  # or the one that is there
@@ -105,10 +128,25 @@ def submit(
 
 
 def connect(host: str) -> Any:
-    """A client of KFP's API server."""
-    import kfp
+    """A client of KFP's API server.
 
-    return kfp.Client(host=host)
+    Raises:
+        OneVisionError: it does not answer at `host`.
+    """
+    import kfp
+    from urllib3.exceptions import HTTPError
+
+    logging.disable()  # KFP logs a traceback an attempt
+    try:
+        with warnings.catch_warnings(action="ignore", category=FutureWarning):
+            return kfp.Client(host=host)
+    except (HTTPError, TimeoutError) as error:
+        raise OneVisionError(
+            f"{host}: KFP's API server does not answer there ({getattr(error, 'reason', error)}); from outside the "
+            "cluster: kubectl -n kubeflow port-forward service/ml-pipeline 8888:8888, and --host http://localhost:8888"
+        ) from None
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def _earlier(client: Any, experiment_id: str, name: str) -> str | None:

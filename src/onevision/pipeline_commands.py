@@ -69,9 +69,8 @@ def submit(
     module = pipeline_module("submit")
     day = (date or datetime.now(UTC)).date()
     placement = _placement(target, image, nodes, scratch)
-    client = module.connect(host)
     state = module.submit(
-        client, pipeline, arguments or [], day=day, wait_hours=wait_hours, service_account=service_account, **placement
+        host, pipeline, arguments or [], day=day, wait_hours=wait_hours, service_account=service_account, **placement
     )
     print(state)
     if state != SUCCEEDED:

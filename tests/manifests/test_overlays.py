@@ -16,7 +16,7 @@ import yaml
 from manifests.check import check, main
 from manifests.workloads import OVERLAYS, Object, Pod, of_kind, pods, render, renderer, selects
 from onevision.cli import app
-from onevision.recipe import section_of
+from onevision.recipe import load_recipe, section_of
 from onevision.serving.config import ServingConfig
 from onevision.serving.telemetry import Telemetry
 from pipelines.targets import DIGEST, TARGETS
@@ -226,6 +226,8 @@ def test_the_night_submits_a_pipeline_with_the_arguments_that_it_takes(objects: 
     assert {name for name, entry in known.items() if not entry.optional} <= given
     places = next(item["data"] for item in of_kind(objects, "ConfigMap") if "BUNDLES" in item["data"])
     assert set(re.findall(r"\$\((\w+)\)", " ".join(job["args"]))) == set(places)
+    assert {"recipe=$(RECIPE)", "overrides=$(OVERRIDES)"} <= set(asked["arguments"])
+    load_recipe(places["RECIPE"], json.loads(places["OVERRIDES"]))
     target = TARGETS[places["TARGET"]]
     assert DIGEST in job["image"] or not target.by_digest
 

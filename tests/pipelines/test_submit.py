@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import http.server
+import threading
 from datetime import date
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +16,8 @@ from onevision.errors import OneVisionError
 from pipelines.submit import submit
 
 DAY = date(2026, 1, 31)
+HOST = "http://kfp"
+GIVEN = ["snapshot=x", "run_date=y"]
 SETTINGS = {"day": DAY, "wait_hours": 0.5, "service_account": "somebody"}
 
 
@@ -44,10 +48,16 @@ class Client:
         return SimpleNamespace(state=self.state)
 
 
-def test_the_pipeline_is_submitted_with_its_date_and_waited_for() -> None:
-    client = Client()
+@pytest.fixture
+def client(monkeypatch: pytest.MonkeyPatch) -> Client:
+    server = Client()
+    monkeypatch.setattr("kfp.Client", lambda host: server)
+    return server
+
+
+def test_the_pipeline_is_submitted_with_its_date_and_waited_for(client: Client) -> None:
     words = ["snapshot=gs://shop/{date}", "run_date={date}", 'shards=["1/2", "2/2"]']
-    assert submit(client, "sharded_training", words, **SETTINGS, image="registry/x@sha256:0") == "SUCCEEDED"
+    assert submit(HOST, "sharded_training", words, **SETTINGS, image="registry/x@sha256:0") == "SUCCEEDED"
     (run,) = client.runs
     assert run["arguments"] == {"snapshot": "gs://shop/2026-01-31", "run_date": "2026-01-31", "shards": ["1/2", "2/2"]}
     assert run["run_name"].startswith("sharded_training-2026-01-31-")
@@ -58,22 +68,21 @@ def test_the_pipeline_is_submitted_with_its_date_and_waited_for() -> None:
 
 
 @pytest.mark.parametrize(("state", "runs"), [("RUNNING", 1), ("SUCCEEDED", 1), ("FAILED", 2), ("CANCELED", 2)])
-def test_a_date_is_submitted_again_only_if_it_failed(state: str, runs: int) -> None:
-    client = Client(state)
+def test_a_date_is_submitted_again_only_if_it_failed(client: Client, state: str, runs: int) -> None:
+    client.state = state
     for _ in range(2):
-        submit(client, "full_training", ["snapshot=x", "run_date={date}"], **SETTINGS)
+        submit(HOST, "full_training", ["snapshot=x", "run_date={date}"], **SETTINGS)
     assert len(client.runs) == runs
     assert client.waited[-1][0] == f"r{runs - 1}"
-    submit(client, "full_training", ["snapshot=y", "run_date={date}"], **SETTINGS)
-    submit(client, "full_training", ["snapshot=x", "run_date={date}"], **SETTINGS | {"day": date(2026, 2, 1)})
+    submit(HOST, "full_training", ["snapshot=y", "run_date={date}"], **SETTINGS)
+    submit(HOST, "full_training", ["snapshot=x", "run_date={date}"], **SETTINGS | {"day": date(2026, 2, 1)})
     assert len({run["run_name"] for run in client.runs}) == 3
 
 
-def test_a_run_that_takes_too_long_is_named() -> None:
-    client = Client()
+def test_a_run_that_takes_too_long_is_named(client: Client) -> None:
     client.wait_for_run_completion = lambda *_, **__: (_ for _ in ()).throw(TimeoutError)  # type: ignore[method-assign]
     with pytest.raises(OneVisionError, match=r"run r0 has not ended after 0\.5 hours"):
-        submit(client, "full_training", ["snapshot=x", "run_date=y"], **SETTINGS)
+        submit(HOST, "full_training", ["snapshot=x", "run_date=y"], **SETTINGS)
 
 
 @pytest.mark.parametrize(
@@ -83,22 +92,54 @@ def test_a_run_that_takes_too_long_is_named() -> None:
         ("full_training", ["snapshot=x"], "also needs run_date"),
         ("full_training", ["snapshots=x"], "the pipeline takes .*snapshot, "),
         ("full_training", ["snapshot"], "write name=value"),
-        ("full_training", ["snapshot=x", "run_date=y", "overrides=seed=3"], "a list is wanted"),
+        ("full_training", [*GIVEN, "overrides=seed=3"], r"list .*, such as 'overrides=\[\"encoder.steps=3000\"\]'"),
+        ("full_training", [*GIVEN, "overrides=[3]"], "a JSON list of texts is wanted"),
+        ("sharded_training", [*GIVEN, "shards=8"], r"such as 'shards=\[\"1/2\", \"2/2\"\]'"),
+        ("full_training", [*GIVEN, "recipe=quickstrat"], "recipe=quickstrat: .*bench, .*quickstart"),
+        ("full_training", [*GIVEN, "recipe=my.yaml"], "recipe=my.yaml: tasks know the packaged recipes alone"),
+        ("full_training", [*GIVEN, 'overrides=["encoder.step=3"]'], "steps"),
     ],
 )
-def test_a_mistake_is_named_and_nothing_is_submitted(pipeline: str, words: list[str], message: str) -> None:
-    client = Client()
+def test_a_mistake_is_named_before_anybody_is_asked(
+    monkeypatch: pytest.MonkeyPatch, pipeline: str, words: list[str], message: str
+) -> None:
+    monkeypatch.setattr("kfp.Client", lambda host: pytest.fail("KFP was asked"))
     with pytest.raises(OneVisionError, match=message):
-        submit(client, pipeline, words, **SETTINGS)
-    assert client.runs == []
+        submit(HOST, pipeline, words, **SETTINGS)
+
+
+@pytest.mark.parametrize("listens", [False, True], ids=["nobody there", "somebody else there"])
+def test_a_host_that_is_no_api_server_is_named_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], listens: bool
+) -> None:
+    monkeypatch.setattr("kfp.client.client.time.sleep", lambda seconds: None)
+    with http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as other:
+        host = f"http://127.0.0.1:{other.server_port}"
+        if listens:
+            threading.Thread(target=other.serve_forever, daemon=True).start()
+        else:
+            other.socket.close()
+        monkeypatch.setattr("sys.argv", ["onevision", "submit", "full_training", "--host", host, *GIVEN])
+        with pytest.raises(SystemExit, match="1"):
+            cli.main()
+        if listens:
+            other.shutdown()
+    said = capfd.readouterr().err
+    assert f"{host}: KFP's API server does not answer there" in said
+    assert "port-forward service/ml-pipeline 8888:8888" in said
+    assert "Traceback" not in said
+
+
+def test_the_documented_overrides_reach_the_run(client: Client) -> None:
+    submit(HOST, "full_training", [*GIVEN, "recipe=smoke", 'overrides=["encoder.steps=3000"]'], **SETTINGS)
+    assert client.runs[0]["arguments"]["overrides"] == ["encoder.steps=3000"]
 
 
 @pytest.mark.parametrize(("state", "code"), [("SUCCEEDED", 0), ("FAILED", 1), ("CANCELED", 1)])
 def test_the_exit_code_of_the_command_is_the_runs(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], state: str, code: int
+    client: Client, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], state: str, code: int
 ) -> None:
-    client = Client(state)
-    monkeypatch.setattr("kfp.Client", lambda host: client)
+    client.state = state
     words = ["submit", "full_training", "--host", "http://kfp", "--date", "2026-01-31", "snapshot=x", "run_date={date}"]
     monkeypatch.setattr("sys.argv", ["onevision", *words])
     if code:
