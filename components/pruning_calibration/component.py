@@ -21,7 +21,7 @@ def calibrate_pruning(
     report: Output[HTML],
     parent: Input[Artifact] = None,
 ) -> None:
-    """Choose the cheapest token pruning that keeps the hit rate on held-out days."""
+    """Choose the cheapest search that keeps the hit rates: early opening, beam margin, histories, tokens, patches."""
     from onevision.task import run_task
 
     run_task(

@@ -143,7 +143,7 @@ _STAGES = (
             "generator": "generator",
         },
         "pruning",
-        "choose the cheapest token pruning that keeps the hit rate on held-out days",
+        "choose the cheapest search that keeps the hit rates: early opening, beam margin, histories, tokens, patches",
         optional={"parent": "pruning"},
     ),
     Stage(
