@@ -167,6 +167,7 @@ def serve(*, host: str, port: int) -> None:
         create_app(),
         host=host,
         port=port,
+        http="h11",  # httptools holds a head of any size
         access_log=False,
         log_config=None,
         server_header=False,

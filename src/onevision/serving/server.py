@@ -14,6 +14,7 @@ from onevision.serving.app import create_app
 from onevision.serving.cascade import open_evaluation
 from onevision.serving.champion import Champion
 from onevision.serving.config import ServingConfig
+from onevision.serving.connections import Connection
 from onevision.serving.engine import Engine
 from onevision.serving.page import ShopWindow
 from onevision.serving.photo_url import PhotoFetcher
@@ -79,6 +80,7 @@ class Server(uvicorn.Server):
                 app,
                 host=host,
                 port=port,
+                http=Connection,
                 access_log=False,
                 log_config=None,
                 server_header=False,
