@@ -53,7 +53,7 @@ def publish_features(features: Path) -> Publication:
     """Fill the shared store from a `features` artifact and let servers read it; the publication that they read now.
 
     Publishing the same artifact again changes nothing, and an older one never replaces a newer one. The publication
-    before stays until the next, for servers that have not looked yet.
+    before, of the same date or an older one, stays until the next, for servers that have not looked yet.
 
     Raises:
         SettingError: the environment does not name the target `production`, or not all of its addresses, or nobody
@@ -80,14 +80,18 @@ def _publish(artifact: Artifact) -> Publication:
     new = Publication(project, as_of.isoformat(), artifact.identity)
     index = open_project(make_tables=True)
     served = served_publication(index)
+    if served and served.project not in _projects(index):
+        served = None  # the pointer has outlived what it points to
     if served and (served == new or datetime.fromisoformat(served.as_of) > as_of):
         return served
+    if project not in _projects(index):
+        _delete_versions(index, project)
     store = open_project(project)
     apply_definitions(store, artifact.file(REPOSITORY))
     # A row holds from a microsecond after its event, so the events of the last moment need one more.
     materialize(store, as_of + timedelta(microseconds=1))
     index.registry.set_project_metadata(index.project, SERVED, json.dumps(asdict(new)))
-    _remove_before(index, served.project if served else project)
+    _remove_all_but(index, {project, served.project} if served else {project})
     return new
 
 
@@ -167,13 +171,33 @@ def served_publication(index: Any) -> Publication | None:
     return Publication(**json.loads(value)) if value else None
 
 
-def _remove_before(index: Any, project: str) -> None:
-    """Remove publications that are older than `project`, also what is left of one that was broken off."""
+def _projects(index: Any) -> list[str]:
+    """Names of all publications, whole or broken off."""
+    projects = index.registry.list_projects(allow_cache=False)
+    return [project.name for project in projects if project.name.startswith("onevision_")]
+
+
+def _remove_all_but(index: Any, kept: set[str]) -> None:
+    """Remove the other publications, but none of a later date: that one is being filled."""
     from feast.infra.provider import get_provider
 
-    for old in index.registry.list_projects(allow_cache=False):
-        if old.name.startswith("onevision_") and old.name < project:
-            store = open_project(old.name)
+    latest = max(map(_date, kept))
+    for old in _projects(index):
+        if old not in kept and _date(old) <= latest:
+            store = open_project(old)
             # Not `store.teardown()`: it deletes every project of the registry.
-            get_provider(store.config).teardown_infra(old.name, store.list_feature_views(), store.list_entities())
-            index.registry.delete_project(old.name)
+            get_provider(store.config).teardown_infra(old, store.list_feature_views(), store.list_entities())
+            index.registry.delete_project(old)
+            _delete_versions(index, old)
+
+
+def _delete_versions(index: Any, project: str) -> None:
+    """Delete what Feast keeps of a project that was deleted, and then refuses a project of the same name for."""
+    from feast.infra.registry.sql import feature_view_version_history as versions
+
+    with index.registry.write_engine.begin() as connection:
+        connection.execute(versions.delete().where(versions.c.project_id == project))
+
+
+def _date(project: str) -> str:
+    return project.rpartition("_")[0]

@@ -7,6 +7,7 @@ from datetime import timedelta
 import pytest
 from feature_event_log import AS_OF, BEGIN, CONFIG, USER_IDS, expected, features_artifact, random_log
 
+from onevision.artifacts import open_artifact
 from onevision.errors import ArtifactError, SettingError
 from onevision.features import shared
 from onevision.features.definitions import UserSequences
@@ -81,6 +82,29 @@ def test_the_publication_before_stays_until_the_next(production, first, tmp_path
             assert asdict(behind.sequences("u3")) == expected(LOG, "u3", AS_OF, CONFIG)
     assert len(redis_keys(production)) == 2 * len(USER_IDS)
     assert behind.sequences("u3") == UserSequences()
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_of_one_date_the_last_published_is_served_whatever_its_identity(production, first, tmp_path, order):
+    """Names of one date sort by identity, so one of the two orders is against the alphabet."""
+    second = features_artifact(tmp_path / "second", random_log(22))
+    artifacts = sorted((first, second), key=lambda path: open_artifact(path).identity)[::order]
+    for artifact in artifacts:
+        published = publish_features(artifact)
+        assert published.features == open_artifact(artifact).identity
+    log = LOG if artifacts[-1] == first else random_log(22)
+    assert asdict(SharedFeatures().sequences("u3")) == expected(log, "u3", AS_OF, CONFIG)
+    assert len(redis_keys(production)) == 2 * len(USER_IDS), "the one before stays"
+    assert publish_features(artifacts[-1]) == published
+    assert publish_features(artifacts[0]).features != published.features
+    assert len(redis_keys(production)) == 2 * len(USER_IDS)
+
+
+def test_a_publication_that_is_gone_is_filled_again(production, first):
+    published = publish_features(first)
+    shared.open_project().registry.delete_project(published.project)
+    assert publish_features(first) == published
+    assert asdict(SharedFeatures().sequences("u3")) == expected(LOG, "u3", AS_OF, CONFIG)
 
 
 def test_half_a_publication_is_never_read(production, first, tmp_path, monkeypatch):
