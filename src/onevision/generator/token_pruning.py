@@ -1,8 +1,8 @@
 """What a search may leave out: patches and image tokens that are not looked at, and codes that decide nothing any more.
 
-Patches inside the image tower (`encoder.patch_pruning`) and image tokens before the generator are pruned by attention
-mass: keep what is looked at, merge the rest into one. Beams stop writing where their branches hold few items already
-(`decoding.beam`).
+Patches inside the image tower (`encoder.patch_pruning`) and image tokens after the first layer of the generator's
+encoder are pruned by attention mass: keep what is looked at, merge the rest into one. Beams stop writing where their
+branches hold few items already (`decoding.beam`).
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from onevision.attention_mass import KeepRule
 from onevision.decoding.ranker import GeneratorRanker
 from onevision.encoder.patch_pruning import PatchRule
 from onevision.features.queries import QuerySet
+from onevision.generator.prompts import without_shopper
 from onevision.generator.token_pruning import PruningSetting
 from onevision.metrics.ranking import hit_rate
 from onevision.pruning.canary import CODES_READ, KEPT_TOKENS, PATCHES
@@ -178,10 +179,9 @@ class Sweep:
         return TowerCost(float(counts.mean()), float(np.percentile(counts, 95)), mflops)
 
     def _history(self, setting: PruningSetting) -> float:
-        """Mean tokens of the recent histories in a prompt."""
-        recent = (self.queries.recent_clicked, self.queries.recent_searched, self.queries.recent_ordered)
-        longest = min(self.ranker.model.config.history_length, setting.history or math.inf)
-        return float(np.mean([sum(min(len(items[n]), longest) for items in recent) for n in range(len(self.queries))]))
+        """Mean tokens of the recent histories and of the long one in a prompt."""
+        queries = self.queries if self.ranker.model.config.shopper else without_shopper(self.queries)
+        return float(self.ranker.prompts.build(queries, history=setting.history).lengths().double().mean())
 
 
 def choose(baseline: Point, points: list[Point], config: PruningConfig) -> Point | None:
@@ -212,7 +212,10 @@ def _beats(rival: Point, point: Point, budget: float) -> bool:
 
 
 def beats_controls(attention: Point, controls: list[Point]) -> bool:
-    """Whether no rule that does not look at the attention is as good at the same number of image tokens or patches."""
+    """Whether no control is as good with the same mean number of image tokens or patches.
+
+    Random ones and the centre do not look at the attention; the top ones do, but are as many for every picture.
+    """
     return not any(c.hr10 >= attention.hr10 and c.hr50 >= attention.hr50 for c in controls)
 
 

@@ -100,7 +100,7 @@ def run(
 
 
 def _swept(sweep: Sweep, baseline: Point, config: PruningConfig, seed: int) -> Found:
-    """Beams first, then the prompt on top; attention mass must beat rules that do not look at the attention."""
+    """Beams first, then the prompt on top; attention mass must beat the controls at the same mean size."""
     beams = _measured(sweep, BEAM_STRATEGIES, config, baseline.setting)
     base = choose(baseline, beams, config) or baseline
     points = _measured(sweep, PROMPT_STRATEGIES, config, base.setting)
@@ -120,7 +120,7 @@ def _swept(sweep: Sweep, baseline: Point, config: PruningConfig, seed: int) -> F
 
 
 def _sweep_tower(sweep: Sweep, baseline: Point, found: Found, config: PruningConfig, seed: int) -> None:
-    """On top of what was found, patches leave the image tower; their attention too must beat rules without it."""
+    """On top of what was found, patches leave the image tower; attention mass must beat the controls there too."""
     base = found.chosen or baseline
     points = _measured(sweep, TOWER_STRATEGIES, config, base.setting)
     chosen = choose(baseline, [base, *points], config)

@@ -6,6 +6,7 @@ import torch
 from support.models import make_models
 
 from onevision.artifacts import finish_artifact, open_artifact, read_json, start_artifact, write_json
+from onevision.features.queries import QuerySet
 from onevision.generator.configuration import GeneratorConfig
 from onevision.generator.token_pruning import PruningSetting
 from onevision.pruning.calibration import Point, beats_controls, choose
@@ -129,6 +130,13 @@ def test_a_refresh_keeps_its_parents_setting_within_the_budget_and_sweeps_otherw
     inputs = {name: models[name] for name in names} | {"generator": models["generator_aligned"]}
     easy = PruningConfig(max_loss=1, max_department_loss=1, masses=(0.5, 0.7), open_below=(2,), timed_queries=5)
 
+    queries = QuerySet.load(models["pairs"], models["encoder"], models["features"], split="validation")
+    calibrated = {
+        "split": "validation",
+        "queries": len(queries),
+        "generator": open_artifact(inputs["generator"]).identity,
+    }
+
     def settings(parent: dict[str, object] | None) -> tuple[list[str], object]:
         start_artifact(tmp_path / "parent")
         write_json(tmp_path / "parent" / "pruning.json", {"chosen": parent})
@@ -137,7 +145,9 @@ def test_a_refresh_keeps_its_parents_setting_within_the_budget_and_sweeps_otherw
         )
         run(**inputs, out=tmp_path / "out", config=easy, seed=1, parent=held.path)
         measured = [point["name"] for point in read_json(tmp_path / "out" / "pareto.json")]
-        return measured, read_json(tmp_path / "out" / "pruning.json")["chosen"]
+        written = read_json(tmp_path / "out" / "pruning.json")
+        assert written["calibrated_on"] == calibrated
+        return measured, written["chosen"]
 
     measured, chosen = settings({"open_below": 1000})
     assert measured == ["everything", "the parent's"]
