@@ -23,12 +23,18 @@ class PreferenceConfig(Section):
     queries: int = Field(2500, ge=10, description="newest training searches that preferences are taken from")
     beam_width: int = Field(100, ge=1, description="own beams that losers are taken from")
     losers: int = Field(6, ge=1, le=32)
-    min_reward_gap: float = Field(0.2, ge=0)
+    min_reward_gap: float = Field(0.2, ge=0, description="losers are at least so far below the winner's reward level")
     max_delta: float = Field(5.0, gt=0)
     visual_guard_cosine: float = Field(
-        0.2, ge=-1, le=1, description="own beams less alike than this are losers; -1 for no guard"
+        0.2,
+        ge=-1,
+        le=1,
+        description="own items less alike than this have reward level 0 instead of 0.2, which only listwise DPO reads; "
+        "-1 for no guard",
     )
-    category_guard: bool = Field(True, description="own beams of another category than the winner are losers")
+    category_guard: bool = Field(
+        True, description="own items of another category than the winner have reward level 0 instead of 0.2, too"
+    )
     lists: int = Field(16, ge=2, description="rankings drawn for every search, whose rewards are compared (GRPO)")
     list_length: int = Field(10, ge=1, description="items of a ranking (GRPO)")
     checks: int = Field(4, ge=1, description="evaluations on validation days; the best checkpoint is kept if it wins")

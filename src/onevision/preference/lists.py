@@ -3,7 +3,9 @@
 ordered 2.0 > clicked 1.0 > shown and not clicked 0.5 > same category, not shown 0.2 > anything else 0.
 
 Losers are what was shown and not clicked, and the model's own probable items that nobody asked for. Guards: an own
-item that does not look like the photo, or is of another category than the winner, counts as "anything else".
+item that does not look like the photo, or is of another category than the winner, counts as "anything else" (without
+guards, as of the same category). It is a loser in either case, of every objective that learns from pairs; its level is
+read by listwise DPO, whose weight of a loser is the smaller the farther it is behind, and by `min_reward_gap`.
 """
 
 from __future__ import annotations
@@ -50,7 +52,8 @@ def build_lists(
     """
     number = catalogue.numbers()
     category = np.array(catalogue.table["category_id"].to_pylist(), dtype=object)
-    counts = {"losers_shown": 0, "losers_own": 0, "losers_visual_guard": 0, "losers_category_guard": 0}
+    kinds = ("shown", "own", "duplicate", "visual_guard", "category_guard")
+    counts = {f"losers_{kind}": 0 for kind in kinds}
     kept: list[tuple[int, int, float, list[tuple[int, float]]]] = []
     for n in range(len(queries)):
         ordered = [number[i] for i in queries.ordered[n] if i in number]
@@ -64,7 +67,10 @@ def build_lists(
         counts["losers_shown"] += len(losers)
         cosine = catalogue.embedding[own_items[n]] @ queries.embedding[n]
         for item, similarity in zip(own_items[n].tolist(), cosine, strict=True):
-            if item < 0 or item in wanted or item in losers:
+            if item < 0 or item in wanted:
+                continue
+            if item in losers:
+                counts["losers_duplicate"] += 1
                 continue
             unlike = similarity < config.visual_guard_cosine
             elsewhere = config.category_guard and category[item] != category[winner]

@@ -10,7 +10,7 @@ from onevision.decoding.ranker import GeneratorRanker
 from onevision.features.queries import QuerySet
 from onevision.generator.choice import ChoiceModel
 from onevision.generator.choice_items import item_table
-from onevision.preference.checks import Validation, ValidationDays
+from onevision.preference.checks import PLACES, Validation, ValidationDays
 from onevision.preference.config import PreferenceConfig
 from onevision.preference.dpo import listwise_dpo, reward_gap_weight
 from onevision.preference.lists import (
@@ -23,7 +23,8 @@ from onevision.preference.lists import (
     build_lists,
     gains_of,
 )
-from onevision.preference.objectives import OBJECTIVES
+from onevision.preference.objectives import OBJECTIVES, Batch, Settings
+from onevision.preference.reward import RewardModel
 from onevision.preference.slates import Slates, make_slates
 from onevision.preference.training import Monitor, align, columns_of
 
@@ -57,13 +58,13 @@ def test_near_losers_weigh_more_and_the_weight_is_bounded() -> None:
     assert weight[1].tolist() == pytest.approx([1 + 1.5**-1.5, 5.0])
 
 
-def lists_for(**changes: object) -> PreferenceLists:
+def lists_for(own: np.ndarray | None = None, **changes: object) -> PreferenceLists:
     queries = make_queries(CATALOGUE, 2)
     queries.embedding = CATALOGUE.embedding[[0, 1]]
     queries.clicked, queries.ordered = [["i003"], ["i004", "i005"]], [[], ["i005"]]
     queries.shown = [["i003", "i006", "i007"], ["i004", "i005", "i008"]]
-    own = np.array([[9, 3, 10], [5, 12, -1]])
-    return build_lists(queries, own, CATALOGUE, PreferenceConfig(losers=6, **changes))
+    own = np.array([[9, 3, 10], [5, 12, -1]]) if own is None else own
+    return build_lists(queries, own, CATALOGUE, PreferenceConfig(**{"losers": 6} | changes))
 
 
 def test_orders_beat_clicks_beat_shown_beat_own_beams() -> None:
@@ -91,6 +92,34 @@ def test_without_guards_an_own_item_is_a_loser_of_its_kind_only() -> None:
     reward = dict(zip(lists.losers[0].tolist(), lists.loser_reward[0].tolist(), strict=True))
     assert reward[10] == reward[9] == pytest.approx(SAME_CATEGORY)
     assert lists.counts["losers_category_guard"] == lists.counts["losers_visual_guard"] == 0
+
+
+def test_an_own_item_that_was_shown_is_one_loser_and_counted_as_a_duplicate() -> None:
+    lists = lists_for(own=np.array([[6, 9, -1], [8, 12, -1]]), visual_guard_cosine=-1.0)
+    for row, item in ((0, 6), (1, 8)):
+        there = lists.losers[row] == item
+        assert there.sum() == 1
+        assert lists.loser_reward[row][there] == SHOWN
+    assert lists.counts["losers_duplicate"] == 2
+    assert lists.counts["losers_own"] == 2
+    assert lists.counts["losers_shown"] == 3
+
+
+@pytest.mark.parametrize("name", ["dpo", "listwise_dpo"])
+def test_a_guard_changes_the_level_of_a_loser_and_listwise_dpo_alone_reads_it(name: str) -> None:
+    push = {}
+    for guard in (True, False):
+        lists = lists_for(visual_guard_cosine=-1.0, category_guard=guard)
+        columns = torch.from_numpy(columns_of(lists, np.arange(20)[None].repeat(2, 0)))[:1]
+        rewards = torch.from_numpy(np.concatenate([lists.winner_reward[:, None], lists.loser_reward], axis=1))[:1]
+        log_p = torch.full((1, 20), -3.0, requires_grad=True)
+        batch = Batch(log_p, log_p.detach(), columns, rewards, torch.zeros(1, 20))
+        loss = OBJECTIVES[name](batch, Settings(0.2, 5.0, 16, 10), torch.Generator())
+        (gradient,) = torch.autograd.grad(loss.sum(), log_p)
+        push[guard] = float(gradient[0, 10])  # i010 is of another category than the winner
+    assert push[True] > 0, "a loser with the guard and without it"
+    assert push[False] > 0
+    assert (push[True] < push[False]) is (name == "listwise_dpo"), "its weight is the smaller the farther it is behind"
 
 
 def test_gains_are_reward_levels_of_what_was_wanted() -> None:
@@ -179,6 +208,29 @@ def test_a_check_says_of_the_parent_what_its_served_ranking_says_and_sees_who_ra
     other = make_choice(queries).requires_grad_(False)
     other.weights.mul_(-1)  # likes what is least alike
     assert days.check(other).similarity < checked.similarity
+
+
+def test_checks_count_rewards_and_different_items() -> None:
+    queries = make_queries(CATALOGUE, 12)
+    choice = make_choice(queries).requires_grad_(False)
+    ranker = GeneratorRanker(make_generator(QUANTIZER), CATALOGUE, choice)
+    slates = make_slates(choice, queries, CATALOGUE, *ranker.find(queries, 30), counted=False)
+    torch.manual_seed(0)
+    reward = RewardModel(torch.ones(len(CATALOGUE.item_ids), 4)).eval().requires_grad_(False)
+    config = PreferenceConfig(beam_width=30)
+    checked = ValidationDays(ranker, queries, slates, reward, config).check(choice)
+    found, rewards = set(), []
+    scores, order = slates.scores(choice).sort(dim=1, descending=True, stable=True)
+    for row in range(len(queries)):
+        items = slates.items[row][order[row]][None, :PLACES]
+        there = items >= 0
+        shoppers = choice.read(queries.take([row]))
+        read = reward.features(choice, shoppers, items.clamp_min(0), scores[row][None, :PLACES])
+        rewards += reward.reward(read, CLICKED, ORDERED, config.relevance_weight)[there].tolist()
+        found |= set(items[there].tolist())
+    assert checked.reward == pytest.approx(np.mean(rewards), rel=1e-5)
+    assert checked.distinct == len(found) < len(rewards)
+    assert ValidationDays(ranker, queries, slates, None, config).check(choice).reward == 0
 
 
 PARENT = Validation(0.5, 0.4, 0.8)

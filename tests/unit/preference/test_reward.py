@@ -10,7 +10,7 @@ from support.generators import make_catalogue, make_queries, thumbnails
 from onevision.artifacts import finish_artifact, start_artifact
 from onevision.errors import ArtifactError
 from onevision.features.queries import QuerySet
-from onevision.generator.choice import ChoiceModel
+from onevision.generator.choice import COSINE_SCALE, ChoiceModel
 from onevision.generator.choice_items import item_table
 from onevision.preference.rates import corrected_rates, item_counts, outcomes_of
 from onevision.preference.reward import READ, UNKNOWN_OF_NEW, RewardModel, click_probabilities, reward_loss
@@ -125,6 +125,17 @@ def test_a_fitted_model_knows_clicks_from_non_clicks_and_survives_its_file(tmp_p
     assert ((first > 0) & (first < 1))[items >= 0].all()
     outcome = again.outcome(torch.randn(9, len(READ)))
     assert (outcome.order <= outcome.click).all()
+
+
+def test_the_reward_is_of_click_order_and_likeness() -> None:
+    torch.manual_seed(0)
+    model = RewardModel(torch.ones(ITEMS, 4)).eval().requires_grad_(False)
+    features = torch.randn(6, len(READ))
+    features[:, READ.index("view")] = COSINE_SCALE * torch.tensor([0.9, 0.5, 0.1, 0.0, -0.3, 1.0])
+    outcome = model.outcome(features)
+    expected = 1.0 * (outcome.click - outcome.order) + 2.0 * outcome.order
+    expected += 0.5 * torch.tensor([0.9, 0.5, 0.1, 0.0, 0.0, 1.0])
+    torch.testing.assert_close(model.reward(features, 1.0, 2.0, 0.5), expected)
 
 
 def test_a_log_without_impressions_gives_no_reward_model(tmp_path: Path) -> None:
