@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 from safetensors.numpy import save_file
 
 import onevision.quantization.encoding_report as encoding_report_module
+from onevision import cli
 from onevision.errors import ContractError, OneVisionError
 from onevision.quantization.encoding_inputs import HELD_OUT_SHARE, read_encoding_data
 from onevision.quantization.encoding_measures import Measured, ranks
@@ -22,6 +25,7 @@ from onevision.quantization.encoding_report import (
 )
 from onevision.quantization.methods import ablated_configs, fit_methods
 from onevision.quantization.residual import ResidualKMeans
+from onevision.quantization.sizing import candidates, suggest
 from onevision.report import StageReport
 
 PRODUCTS, VIEWS, DIM = 60, 3, 8
@@ -52,7 +56,8 @@ def few_steps():
         yield
 
 
-METHODS = {"rq_kmeans", "hierarchical_kmeans", "rq_opq", "opq", "rq_vae", "fsq", "vrq"}
+METHOD_ORDER = ("rq_kmeans", "hierarchical_kmeans", "rq_opq", "opq", "rq_vae", "fsq", "vrq")
+METHODS = set(METHOD_ORDER)
 
 
 def read(files, pairs="pairs.npy"):
@@ -99,6 +104,124 @@ def test_every_method_is_measured_on_the_same_products(report, files):
     assert report.metrics["rq_opq/relative_error"] < report.metrics["rq_kmeans/relative_error"] < 1
     assert json.loads((files / "out" / "metrics.json").read_text()) == report.metrics
     assert StageReport.load(files / "out").metrics == report.metrics
+
+
+CELL = re.compile(r"(-?[\d.]+) \[(-?[\d.]+), (-?[\d.]+)\]( \*)?")
+
+
+def numbers(cell):
+    """Mean and bounds of a cell in percent, and whether it has a star."""
+    mean, low, high, star = CELL.fullmatch(cell).groups()
+    return float(mean), float(low), float(high), star is not None
+
+
+def tables_of(report):
+    return {table.title: table for table in report.tables}
+
+
+def test_the_main_table_has_every_methods_figures_with_their_intervals(report):
+    table = tables_of(report)["Encodings"]
+    assert {row[0] for row in table.rows} == METHODS
+    widths = []
+    for method, *cells in table.rows:
+        named = dict(zip(table.columns[1:], cells, strict=True))
+        for name in ("icr", "collision_rate", "vc@1", "vc@2", "r@1", "r@10"):
+            mean, low, high, _ = numbers(named[name])
+            assert mean == pytest.approx(100 * report.metrics[f"{method}/{name}"], abs=0.051)
+            assert low <= mean <= high
+            widths.append(high - low)
+    assert np.mean(widths) > 5  # of 12 held-out products
+
+
+def test_differences_are_vrq_less_each_other_method_and_a_star_marks_those_that_exclude_zero(report):
+    table = tables_of(report)["VRQ against the others"]
+    assert {row[0] for row in table.rows} == {f"vrq - {method}" for method in METHODS - {"vrq"}}
+    assert set(table.columns[1:]) >= {"icr", "vc@1", "vc@2", "r@1", "r@10"}
+    stars = set()
+    for label, *cells in table.rows:
+        for name, cell in zip(table.columns[1:], cells, strict=True):
+            if cell:  # a method with fewer levels has none of the deepest
+                mean, low, high, star = numbers(cell)
+                other = report.metrics[f"{label.removeprefix('vrq - ')}/{name}"]
+                assert mean == pytest.approx(100 * (report.metrics[f"vrq/{name}"] - other), abs=0.051)
+                assert star == (low > 0 or high < 0)
+                stars.add(star)
+    assert stars == {True, False}
+
+
+@pytest.fixture(scope="module")
+def kinds(files):
+    """Pairs of two kinds, as a table."""
+    table = pd.read_csv(files / "pairs.csv")
+    table["kind"] = np.where(np.arange(len(table)) % 2, "odd", "even")
+    table.to_parquet(files / "kinds.parquet")
+    return files / "kinds.parquet"
+
+
+def test_the_table_by_kind_has_every_method_and_vrqs_lead_on_the_same_pairs(files, kinds):
+    data = read(files, kinds.name)
+    report = encoding_report(data, default_config(data, (8, 4)))
+    table = tables_of(report)["View consistency by kind of pair"]
+    assert [(row[0], row[2]) for row in table.rows] == [(kind, m) for kind in ("even", "odd") for m in METHOD_ORDER]
+    for kind, pairs, method, *cells in table.rows:
+        assert pairs == len(data.kinds[kind])
+        for name, own, lead in (("vc@1", *cells[:2]), ("vc@2", *cells[2:])):
+            mean, low, high, _ = numbers(own)
+            assert mean == pytest.approx(100 * report.metrics[f"{method}/{name}/{kind}"], abs=0.051)
+            assert low <= mean <= high
+            if method == "vrq":
+                assert lead == ""
+            else:
+                by = report.metrics[f"vrq/{name}/{kind}"] - report.metrics[f"{method}/{name}/{kind}"]
+                assert numbers(lead)[0] == pytest.approx(100 * by, abs=0.051)
+
+
+def run_command(monkeypatch, capsys, *arguments):
+    """Exit code, standard output and error of a command."""
+    monkeypatch.setattr(sys, "argv", ["onevision", *map(str, arguments)])
+    monkeypatch.setenv("COLUMNS", "240")
+    try:
+        cli.main()
+        code = 0
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    return code, *capsys.readouterr()
+
+
+def test_the_command_writes_the_report_of_files(files, kinds, report, tmp_path, monkeypatch, capsys):
+    given = ("--embeddings", files / "x.npy", "--pairs", kinds, "--categories", files / "categories.parquet")
+    code, out, _ = run_command(
+        monkeypatch, capsys, "encoding-report", *given, "--sizes", "8,4", "--seed", 7, "--out", tmp_path / "out"
+    )
+    assert code == 0
+    for title in ("Encodings", "VRQ against the others", "View consistency by kind of pair", "Codes by level"):
+        assert title in out
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert {name: value for name, value in metrics.items() if name.count("/") == 1} == report.metrics
+    assert {"report.json", "report.html"} <= {path.name for path in (tmp_path / "out").iterdir()}
+    code, _, error = run_command(monkeypatch, capsys, "encoding-report", *given, "--sizes", "eight")
+    assert (code, "write them as 64,32,16" in error) == (1, True)
+    code, _, error = run_command(monkeypatch, capsys, "encoding-report", "--pairs", kinds)
+    assert (code, "give either --embeddings" in error) == (2, True)
+
+
+def test_the_command_marks_the_sizes_of_fewest_bits_that_reach_the_target(monkeypatch, capsys):
+    code, out, _ = run_command(monkeypatch, capsys, "codebook-sizes", "--items", 100_000, "--target-icr", 0.9)
+    assert code == 0
+    header, *lines = out.splitlines()
+    assert header.split() == ["codebook", "sizes", "OPQ", "bits", "ICR", "collisions"]
+    assert len(lines) == len(candidates(100_000))
+    chosen = suggest(100_000, 0.9)
+    (marked,) = (line for line in lines if "fewest bits" in line)
+    assert marked.split()[:4] == [
+        ",".join(map(str, chosen.codebook_sizes)),
+        f"2x{chosen.opq_size}" if chosen.opq_size else "none",
+        f"{chosen.bits:.0f}",
+        f"{chosen.icr:.1%}",
+    ]
+    code, out, _ = run_command(monkeypatch, capsys, "codebook-sizes", "--items", 100_000, "--target-icr", 1)
+    assert (code, "none of them is expected to reach 100%" in out) == (0, True)
+    assert "fewest bits" not in out
 
 
 def test_same_seed_gives_the_same_figures(files, report):
