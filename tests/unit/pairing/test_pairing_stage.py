@@ -217,6 +217,34 @@ def test_photo_is_paired_with_each_catalogue_view_once_under_the_strongest_act(p
     ]
 
 
+@pytest.mark.parametrize(
+    ("acts", "kind", "weight"),
+    [
+        (["click"], "query_click", 1.0),
+        (["click", "cart"], "query_cart", 1.5),
+        (["cart", "click"], "query_cart", 1.5),
+        (["click", "cart", "order"], "query_order", 2.0),
+    ],
+)
+def test_the_strongest_act_gives_the_kind_and_its_weight(
+    pair: Runner, acts: list[str], kind: str, weight: float
+) -> None:
+    tables, images = make_tables()
+    query = tables["events"].to_pandas().query("event_type == 'click' and item_id == 'i000'").iloc[0]
+    searches = tables["events"].filter(pa.compute.field("event_type") == "impression")
+    rows = [
+        event(f"z{n}", query["ts"] + n * timedelta(seconds=1), act, "i000", user_id=query["user_id"])
+        | {"query_id": query["query_id"], "query_image_id": query["query_image_id"], "position": 1}
+        for n, act in enumerate(acts)
+    ]
+    pairs = pair(with_rows(tables | {"events": searches}, "events", rows), images).pairs
+    mine = pairs.query("kind != 'same_item'")
+    assert sorted(zip(mine["kind"], mine["view_b"], mine["weight"], strict=True)) == [
+        (kind, "main", weight),
+        (kind, "sku", weight / 2),
+    ]
+
+
 def test_co_click_weight_is_the_cosine_of_visits(pair: Runner) -> None:
     tables, images = make_tables(queries=60)
     searches = tables["events"].filter(pa.compute.field("event_type") == "impression")

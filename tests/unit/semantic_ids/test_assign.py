@@ -53,6 +53,41 @@ def test_the_main_view_counts_twice_and_wins_a_tie_against_two(quantizer: Residu
     assert assigned.codes[0, 0] == first[b]
 
 
+def by_hand(quantizer: ResidualKMeans, x: np.ndarray, weight: np.ndarray, voted: int, own_path: bool) -> list[int]:
+    """Codes of one item, view by view; with `own_path` every view goes on from the code that it chose itself."""
+    books = [quantizer.codebook(level).numpy() for level in range(len(quantizer.residual_sizes))]
+    rest, codes = x.copy(), []
+    for level, book in enumerate(books):
+        mean = np.average(rest, axis=0, weights=weight)
+        to_mean = np.square(book - mean).sum(1)
+        choice = np.square(rest[:, None] - book).sum(2).argmin(1)
+        votes = np.bincount(choice, weight, len(book))
+        code = np.where(votes == votes.max(), to_mean, np.inf).argmin() if level < voted else to_mean.argmin()
+        codes.append(int(code))
+        rest = rest - book[choice if own_path and level < voted else code]
+    return codes
+
+
+@pytest.mark.parametrize("voted", [0, 1, 2, 3])
+def test_views_that_differ_vote_along_the_voted_path(voted: int) -> None:
+    rng = np.random.default_rng(1)
+    owner = np.repeat(np.arange(40), 4)
+    x = (rng.normal(size=(40, 8))[owner] + 0.8 * rng.normal(size=(160, 8))).astype(np.float32)
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    quantizer = ResidualKMeans(8, (6, 5, 4), opq_subspaces=0).fit(x)
+    is_main = np.tile([True, False, False, False], 40)
+    config = CONFIG.model_copy(update={"voted_levels": voted, "outlier_cosine": -1.0})
+    codes = assign(quantizer, x, owner, is_main, config).codes.tolist()
+    weight = np.array([2.0, 1, 1, 1])
+    ours, theirs = (
+        [by_hand(quantizer, x[owner == item], weight, voted, own_path) for item in range(40)]
+        for own_path in (False, True)
+    )
+    assert codes == ours
+    if voted:
+        assert sum(a != b for a, b in zip(ours, theirs, strict=True)) > 5, "the views agree too much to tell"
+
+
 def test_a_view_far_from_the_medoid_does_not_vote(quantizer: ResidualKMeans) -> None:
     x, _, _ = catalogue(10)
     same = np.stack([x[0], x[0], -x[0]])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -9,8 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from safetensors.numpy import load_file, save_file
 from support.models import make_models
-from support.snapshots import make_snapshot
+from support.snapshots import make_snapshot, make_tables, save_snapshot
 
 from onevision.artifacts import finish_artifact, open_artifact, start_artifact
 from onevision.errors import ArtifactError
@@ -133,6 +135,43 @@ def test_shards_give_the_same_bytes_whatever_their_number(
     assert open_artifact(out).identity == open_artifact(whole).identity
     assert report.counts == open_artifact(whole).counts
     assert not any(part.name == "shard" for part in whole.iterdir())
+
+
+@pytest.fixture(scope="module")
+def shuffled(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The same shop and embeddings with the rows of every table in another order."""
+    folder, rng = tmp_path_factory.mktemp("shuffled"), np.random.default_rng(0)
+    tables, images = make_tables()
+    mixed = {name: table.take(rng.permutation(len(table))) for name, table in tables.items()}
+    save_snapshot(folder / "snapshot", mixed, images)
+    encoder = shutil.copytree(models["encoder"], folder / "encoder")
+    (encoder / "manifest.json").unlink()
+    pictures = pq.read_table(encoder / "images.parquet")
+    order = rng.permutation(len(pictures))
+    pq.write_table(pictures.take(order), encoder / "images.parquet")
+    for name in ("embeddings.safetensors", "tokens.safetensors"):
+        save_file({key: array[order] for key, array in load_file(encoder / name).items()}, encoder / name)
+    finish_artifact(encoder, "encoder")
+    return models | {"snapshot": folder / "snapshot", "encoder": encoder}
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_the_order_of_rows_changes_nothing(
+    models: dict[str, Path],
+    shuffled: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    count: int,
+) -> None:
+    monkeypatch.setattr(shards, "ITEMS_A_BLOCK", 5)
+    inputs = {name: shuffled[name] for name in ("snapshot", "encoder", "quantizer")}
+    parts = [tmp_path / str(number) for number in range(count)]
+    for path, shard in zip(parts, all_shards(count), strict=True):
+        shards.run_shard(**inputs, out=path, config=SemanticIdsConfig(), seed=0, shard=shard)
+    run_merge(**inputs, shards=parts, out=tmp_path / "out", config=SemanticIdsConfig(), seed=0)
+    assign_ids(models, tmp_path / "plain")
+    for name in ("items.parquet", "item_embeddings.safetensors", "trie.safetensors"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "plain" / name).read_bytes(), name
 
 
 def test_shards_that_do_not_make_a_whole_are_refused(models: dict[str, Path], tmp_path: Path) -> None:
