@@ -11,6 +11,8 @@ import pytest
 from support.models import make_models
 
 from onevision.artifacts import finish_artifact
+from onevision.quantization import stage
+from onevision.quantization.config import QuantizationConfig
 from onevision.quantization.encoding_run import run_encoding_data
 
 
@@ -73,3 +75,15 @@ def test_without_new_products_the_photos_alone_are_held_out(artifacts, images, t
     assert sorted(every.image_id.iloc[data.photo]) == sorted(later.image_id)
     assert not set(data.photo) & set(data.train)
     assert set(data.target) <= set(data.product[data.train])
+
+
+def test_training_the_codebooks_of_a_run_warns_of_codes_used_unevenly(artifacts, tmp_path, monkeypatch):
+    inputs = {name: artifacts[name] for name in ("snapshot", "pairs", "encoder")}
+    config = QuantizationConfig(
+        codebook_sizes=(4,), opq_subspaces=0, view_dims=8, view_levels=1, steps=2, batch_size=16, dead_code_share=1.0
+    )
+    monkeypatch.setattr(stage, "PERPLEXITY_SHARE", 1.0)  # as even as can be: no codes are
+    report = stage.run(**inputs, out=tmp_path / "out", config=config, seed=1)
+    assert [warning for warning in report.warnings if "(perplexity)" in warning]
+    monkeypatch.setattr(stage, "PERPLEXITY_SHARE", 0.0)
+    assert not stage.run(**inputs, out=tmp_path / "again", config=config, seed=1).warnings
