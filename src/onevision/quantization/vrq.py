@@ -30,7 +30,7 @@ from onevision.quantization.residual import ResidualQuantizer
 from onevision.quantization.view_map import fit_view_map
 
 RESTART_EVERY = 50
-"""Steps after which keys that no view took are moved to a view."""
+"""Steps after which keys that were the code of no pair's mean are moved to a view."""
 
 
 @dataclass

@@ -1,5 +1,6 @@
 import itertools
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,20 @@ def test_a_saved_vrq_encodes_and_decodes_the_same(tmp_path: Path) -> None:
     np.testing.assert_array_equal(again.decode(codes), vrq.decode(codes))
     assert again.settings() == vrq.settings()
     assert (again.view_levels, again.view_dims) == (2, 8)
+
+
+def test_the_example_in_the_docs_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (example,) = re.findall(
+        r"```python\n(.*?)```", (Path(__file__).parents[3] / "docs/encoding.md").read_text(), re.DOTALL
+    )
+    x, product = shop()
+    pairs = pairs_of(product)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {"x": x, "u": pairs.u, "v": pairs.v, "product": pairs.product}
+    exec(example, names)
+    assert names["codes"].shape == (len(x), 5)
+    assert names["rebuilt"].shape == x.shape
+    np.testing.assert_array_equal(names["again"].encode(x), names["codes"])
 
 
 def test_every_level_is_trained_on_the_pairs_that_agree_before_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ class Budget:
 
     @classmethod
     def of(cls, config: QuantizationConfig) -> Budget:
-        """As VRQ's, which sees two views a pair."""
+        """Rows a step as VRQ's, which sees two views a pair; in all as many steps as VRQ has at one level."""
         return cls(config.steps, 2 * config.batch_size)
 
 
@@ -51,7 +51,7 @@ def train(model: nn.Module, x: Tensor, budget: Budget, *, learning_rate: float, 
 
 
 def residual_mlp(dim: int, hidden: int) -> nn.Sequential:
-    """An MLP to be added to its input, of the form and size of VRQ's projection: zero before training."""
+    """An MLP to be added to its input: zero before training."""
     last = nn.Linear(hidden, dim)
     nn.init.zeros_(last.weight)
     nn.init.zeros_(last.bias)

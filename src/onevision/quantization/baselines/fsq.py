@@ -19,8 +19,8 @@ class FSQ(nn.Module):
     """Autoencoder whose narrow middle is rounded, around `FSQ` of vector-quantize-pytorch.
 
     A code is a group of rounded channels, of 8, 4 or 2 steps each, with as many combinations as the codebook that it
-    stands for (rounded down to a power of two). Same rows, steps and rows a step as VRQ, hidden layers of its size.
-    The groups are of one rank: the first code is not coarser than the last.
+    stands for (rounded down to a power of two). Same rows and rows a step as VRQ (`Budget`). The groups are of one
+    rank: the first code is not coarser than the last.
     """
 
     def __init__(self, dim: int, codebook_sizes: tuple[int, ...], *, hidden: int) -> None:

@@ -21,9 +21,9 @@ DECAY = 0.98
 class RQVAE(nn.Module):
     """Autoencoder `x -> z -> sum of codes -> x` around `ResidualVQ` of vector-quantize-pytorch.
 
-    Same rows, codes a level, projection size, steps and rows a step as VRQ, but it learns from single pictures: nothing
-    tells it which are views of one product. Codebooks start from k-means of a first batch and follow by moving averages
-    with restart of dead codes.
+    Same rows, codes a level and rows a step as VRQ (`Budget`), but it learns from single pictures: nothing tells it
+    which are views of one product. Codebooks start from k-means of a first batch and follow by moving averages with
+    restart of dead codes.
     """
 
     def __init__(self, dim: int, codebook_sizes: tuple[int, ...], *, hidden: int) -> None:
