@@ -24,7 +24,7 @@ $(STAMP): requirements.lock pyproject.toml
 	$(UV) pip install --quiet --python $(BIN)/python --no-deps -e .
 	@touch $@
 
-demo: setup ## the whole method on the synthetic shop (nine minutes on two cores)
+demo: setup ## the whole method on the synthetic shop (about eight minutes on two cores)
 	$(BIN)/onevision run full-training --recipe quickstart
 
 smoke: setup ## every stage, very small (about two minutes on one core)
