@@ -9,6 +9,7 @@ import argparse
 import resource
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,14 +17,17 @@ import torch
 
 from onevision.allocator import keep_freed_memory
 from onevision.arrays import ArrayWriter, Layout, concatenate_files
-from onevision.data.images import decode_image
+from onevision.data.images import check_image, decode_image
 from onevision.data.snapshot import Snapshot
 from onevision.encoder.config import EncoderConfig
 from onevision.encoder.model import Encoder
+from onevision.pairing.duplicates import fingerprints
+from onevision.quantization.config import QuantizationConfig
 from onevision.quantization.residual import ResidualQuantizer
 from onevision.semantic_ids.assign import assign
 from onevision.semantic_ids.config import SemanticIdsConfig
 from onevision.semantic_ids.trie import Trie
+from onevision.validation.config import ValidationConfig
 
 SIZES, OPQ, DIM, VIEWS = (4096, 1024, 512), (2, 256), 128, 3
 
@@ -42,11 +46,14 @@ def show(name: str, rate: float, unit: str) -> None:
 
 
 def pictures(snapshot: Path, count: int) -> None:
-    """Read, decode and embed with the default encoder."""
+    """Read, check, fingerprint (near copies), decode and embed with the default encoder."""
     images = Snapshot.open(snapshot, verify=False).images
     ids = [str(image) for image in images.ids[:count]]
     data: list[bytes] = []
     show("read", per_second(lambda: data.extend(images.read_many(ids)), len(ids)), "pictures/core-s")
+    check = partial(check_image, max_pixels=ValidationConfig().max_image_pixels)
+    show("check", per_second(lambda: list(map(check, data)), len(ids)), "pictures/core-s")
+    show("fingerprint", per_second(lambda: fingerprints(images, ids), len(ids)), "pictures/core-s")
     encoder = Encoder(EncoderConfig(), [str(n) for n in range(96)]).eval()
     pixels: list[np.ndarray] = []
     decode = lambda: pixels.extend(decode_image(d, encoder.image_size) for d in data)  # noqa: E731
@@ -59,7 +66,8 @@ def pictures(snapshot: Path, count: int) -> None:
 
 def items(count: int, rng: np.random.Generator) -> None:
     """Vote, and build the trie."""
-    quantizer = ResidualQuantizer(DIM, SIZES, opq_subspaces=OPQ[0], opq_size=OPQ[1], view_dims=48, view_levels=2).eval()
+    aligned = {name: getattr(QuantizationConfig(), name) for name in ("view_dims", "view_levels")}
+    quantizer = ResidualQuantizer(DIM, SIZES, opq_subspaces=OPQ[0], opq_size=OPQ[1], **aligned).eval()
     for level in range(len(SIZES)):
         quantizer.codebook(level).normal_()
     quantizer.opq_codebooks.normal_()
