@@ -12,6 +12,7 @@ import json
 import math
 import re
 from pathlib import Path
+from typing import Any
 
 FIGURES = ("icr", "vc@1", "vc@2", "r@1", "r@10")
 ALL, AGAINST, KINDS = "Encodings", "VRQ against the others", "View consistency by kind of pair"
@@ -37,6 +38,19 @@ def pooled(cells: list[str], *, difference: bool) -> str:
     return f"{mean:.1f} [{low:.1f}, {high:.1f}]{star}"
 
 
+def pooled_kinds(seeds: list[dict[str, dict[str, Any]]]) -> dict[str, dict[str, dict[str, list[str]]]]:
+    """Kind of pair -> method -> cells of VC@1 and VC@2, of the method itself and of VRQ less it; of all seeds."""
+    rows = [{(row[0], row[2]): row[3:7] for row in seed[KINDS]["rows"]} for seed in seeds]
+    found: dict[str, dict[str, dict[str, list[str]]]] = {}
+    for kind, method in rows[0]:
+        first, lead_first, second, lead_second = zip(*(seed[kind, method] for seed in rows), strict=True)
+        cells = {"of it": [pooled(list(level), difference=False) for level in (first, second)]}
+        if any(lead_first):  # VRQ has no lead of itself
+            cells["vrq less it"] = [pooled(list(level), difference=True) for level in (lead_first, lead_second)]
+        found.setdefault(kind, {})[method] = cells
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("reports", nargs="+", type=Path, help="report.json of each seed")
@@ -50,15 +64,15 @@ def main() -> None:
                 pooled([row[columns.index(figure)] for row in rows], difference=title == AGAINST) for figure in FIGURES
             )
             print(f"| {rows[0][0]} | " + " | ".join(cells) + " |")
-    by_kind: dict[str, dict[str, list[tuple[float, float]]]] = {}
-    for seed in seeds:
-        for kind, _, method, first, _, second, *_ in (row[:6] for row in seed[KINDS]["rows"]):
-            by_kind.setdefault(kind, {}).setdefault(method, []).append((read(first)[0], read(second)[0]))
-    methods = list(next(iter(by_kind.values())))
+    kinds = pooled_kinds(seeds)
+    methods = list(next(iter(kinds.values())))
     print(f"\n| VC@1 / VC@2 | {' | '.join(methods)} |\n| --- |" + " --- |" * len(methods))
-    for kind, found in by_kind.items():
-        cells = (" / ".join(f"{sum(v) / len(v):.1f}" for v in zip(*found[method], strict=True)) for method in methods)
-        print(f"| {kind} | " + " | ".join(cells) + " |")
+    for kind, found in kinds.items():
+        print(f"| {kind} | " + " | ".join(" / ".join(found[method]["of it"]) for method in methods) + " |")
+    others = [method for method in methods if "vrq less it" in found[method]]
+    print(f"\n| VRQ less, VC@1 / VC@2 | {' | '.join(others)} |\n| --- |" + " --- |" * len(others))
+    for kind, found in kinds.items():
+        print(f"| {kind} | " + " | ".join(" / ".join(found[method]["vrq less it"]) for method in others) + " |")
 
 
 if __name__ == "__main__":
