@@ -45,7 +45,9 @@ class ServingConfig(Section):
         16, ge=1, description="photos fetched at a time; beyond it requests that name a URL are answered 429"
     )
     lookup_timeout_ms: float = Field(50.0, gt=0, description="time to read a user before they count as cold")
-    lookup_threads: int = Field(4, ge=1, description="users looked up at a time; beyond it they count as cold")
+    lookup_threads: int = Field(
+        4, ge=1, description="users looked up at a time; others wait, within the same time limit"
+    )
     user_time: Literal["snapshot", "request"] = Field(
         "snapshot", description="when a user's sequences must be alive: at the features' date, or now (a live shop)"
     )

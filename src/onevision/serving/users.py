@@ -1,7 +1,8 @@
 """Who is asking: a user's sequences within a time limit, or none.
 
 A store that is slow or broken makes an answer impersonal, never late: the user counts as cold, the answer says so, and
-a lookup that hangs keeps its thread and nobody else waits behind it.
+a lookup that hangs keeps its thread. Lookups wait for a free thread within the same limit; while every thread hangs,
+nobody waits.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
@@ -63,8 +64,8 @@ class UserLookup:
 
     Args:
         store: None makes everybody a cold user.
-        timeout: seconds.
-        threads: lookups at a time; while all of them hang, users are cold at once.
+        timeout: seconds, those included in which all threads are in use.
+        threads: lookups at a time; while all of them are over the limit, users are cold at once.
         at_request: judge a sequence's life at the time of the request, not at the store's date.
         count: told how each lookup ended: known, unknown, slow, busy, failed or off.
     """
@@ -82,7 +83,8 @@ class UserLookup:
         self._timeout = timeout
         self._at_request = at_request
         self._count = count
-        self._free = threads
+        self._threads = threads
+        self._overdue: set[Future[UserSequences]] = set()
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="lookup")
 
     async def find(self, user_id: str | None) -> tuple[UserSequences, list[str]]:
@@ -96,29 +98,27 @@ class UserLookup:
     async def _find(self, user_id: str) -> tuple[UserSequences, str, str]:
         if self._store is None:
             return UserSequences(), "off", "no features were given"
-        if self._free == 0:
+        self._overdue = {reading for reading in self._overdue if not reading.done()}
+        if len(self._overdue) == self._threads:
             return UserSequences(), "busy", "the user store does not answer"
-        self._free -= 1
-        reading = asyncio.get_running_loop().run_in_executor(self._pool, self._read, self._store, user_id)
-        reading.add_done_callback(self._finished)
+        reading = self._pool.submit(self._read, self._store, user_id)
         try:
-            sequences = await asyncio.wait_for(asyncio.shield(reading), self._timeout)
+            sequences = await asyncio.wait_for(asyncio.wrap_future(reading), self._timeout)
         except TimeoutError:
             return UserSequences(), "slow", "the user store did not answer in time"
         except Exception:
             log.exception("a user lookup failed")
             return UserSequences(), "failed", "the user store failed"
+        finally:
+            reading.cancel()
+            if reading.running():  # which cannot be cancelled
+                self._overdue.add(reading)
         if sequences == UserSequences():
             return sequences, "unknown", "the features do not know them"
         return sequences, "known", ""
 
     def _read(self, store: Sequences, user_id: str) -> UserSequences:
         return store.sequences(user_id, datetime.now(UTC) if self._at_request else None)
-
-    def _finished(self, reading: asyncio.Future[UserSequences]) -> None:
-        self._free += 1
-        if not reading.cancelled():
-            reading.exception()  # fetched, so that a failure after the time limit is no warning of asyncio's
 
     def stop(self) -> None:
         """Let the threads go, without waiting for a lookup that hangs."""

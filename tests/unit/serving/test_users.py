@@ -97,6 +97,66 @@ def test_a_store_that_hangs_costs_the_time_limit_and_then_nothing() -> None:
     assert outcomes == {"slow": 2, "busy": 1, "known": 1}
 
 
+def test_a_burst_of_lookups_waits_for_free_threads() -> None:
+    outcomes: Counter[str] = Counter()
+
+    def read() -> UserSequences:
+        time.sleep(0.004)
+        return KNOWN
+
+    async def scenario() -> None:
+        users = lookup(Store(read), outcomes, threads=4)
+        await asyncio.gather(*(users.find("ann") for _ in range(24)))
+        users.stop()
+
+    asyncio.run(scenario())
+    assert outcomes == {"known": 24}
+
+
+def test_a_burst_on_a_store_that_hangs_waits_no_longer_than_the_time_limit() -> None:
+    release, outcomes = threading.Event(), Counter()
+    begun = []
+
+    def read() -> UserSequences:
+        begun.append(True)
+        release.wait(20)
+        return KNOWN
+
+    async def scenario() -> None:
+        users = lookup(Store(read), outcomes, timeout=0.2)
+        started = time.perf_counter()
+        await asyncio.gather(*(users.find("ann") for _ in range(24)))
+        assert time.perf_counter() - started < 1.0, "one after the other they would take 2.4 seconds"
+        release.set()
+        await asyncio.sleep(0.1)
+        users.stop()
+
+    asyncio.run(scenario())
+    assert outcomes == {"slow": 24}
+    assert len(begun) == 2, "who has stopped waiting is not looked up later"
+
+
+def test_a_thread_that_hangs_leaves_the_others_to_everybody() -> None:
+    release, outcomes = threading.Event(), Counter()
+    first = iter([True])
+
+    def read() -> UserSequences:
+        if next(first, False):
+            release.wait(20)
+        return KNOWN
+
+    async def scenario() -> None:
+        users = lookup(Store(read), outcomes, timeout=0.2)
+        await users.find("ann")
+        for _ in range(3):
+            await users.find("ann")
+        release.set()
+        users.stop()
+
+    asyncio.run(scenario())
+    assert outcomes == {"slow": 1, "known": 3}
+
+
 def test_life_is_judged_at_the_stores_date_or_at_the_request() -> None:
     store = Store(lambda: KNOWN)
     asyncio.run(lookup(store, Counter()).find("ann"))
