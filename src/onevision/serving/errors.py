@@ -12,6 +12,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from onevision.data.images import ImageError
 from onevision.data.store import StoreError
@@ -55,6 +56,8 @@ def describe(error: Exception) -> tuple[int, str, str, dict[str, str]]:
         return 503, "not_ready", str(error), {"Retry-After": "5"}
     if isinstance(error, SlowAnswerError):
         return 504, "timeout", str(error), {}
+    if isinstance(error, ClientDisconnect):
+        return 499, "client_closed", "the client broke off", {}  # nobody reads it; it is counted
     if isinstance(error, HTTPException):
         code = HTTPStatus(error.status_code).name.lower()
         return error.status_code, code, str(error.detail), dict(error.headers or {})
@@ -75,6 +78,6 @@ async def answer_error(request: Request, error: Exception) -> JSONResponse:
 
 def add_handlers(app: FastAPI) -> None:
     """Answer every error of the app with `answer_error`."""
-    known = (RequestError, OverloadedError, NotReadyError, SlowAnswerError, OneVisionError, HTTPException, Exception)
-    for kind in known:
+    of_requests = (RequestError, ClientDisconnect, HTTPException, OneVisionError)
+    for kind in (*of_requests, OverloadedError, NotReadyError, SlowAnswerError, Exception):
         app.add_exception_handler(kind, answer_error)

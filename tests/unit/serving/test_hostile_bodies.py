@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 from PIL import Image
 from pydantic import ValidationError
-from support.servers import RunningServer
+from support.servers import RunningServer, wait_until
 
 from onevision.serving.config import BATCH_CAP
 from onevision.serving.protocol import Inference
@@ -98,6 +98,21 @@ def test_a_body_that_never_comes_is_given_up(server: RunningServer) -> None:
         slow.sendall(head.encode() + b'{"image"')
         assert b" 408 " in slow.recv(4096)
     assert server.metric("onevision_pending_photos") == 0
+
+
+def test_a_body_that_is_broken_off_is_counted_as_the_clients_and_is_no_error_of_the_log(
+    server: RunningServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    for path in "/search", INFER, "/page/crop":
+        answered = f'onevision_request_seconds_count{{route="{path}"}}'
+        before = server.metric(answered)
+        with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2])), timeout=10) as leaving:
+            head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n"
+            leaving.sendall(head.encode() + b'{"image"')
+        wait_until(lambda series=answered, count=before: server.metric(series) > count)
+        assert server.metric(f'onevision_requests_total{{code="499",route="{path}"}}') == 1
+    assert server.metric("onevision_pending_photos") == 0
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
 
 
 @pytest.mark.parametrize(
