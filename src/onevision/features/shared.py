@@ -32,6 +32,9 @@ SERVED = "served"
 LOOK_S = 60.0
 """Seconds between two looks at the pointer."""
 
+FIRST_LOOK_S = 10.0
+"""Seconds that a server waits for its first look, so that it starts warm; a store that hangs keeps it no longer."""
+
 NOTHING_PUBLISHED = "the shared store holds no features yet: run onevision features publish"
 
 
@@ -98,8 +101,8 @@ def _publish(artifact: Artifact) -> Publication:
 class SharedFeatures:
     """What is published in the shared store, newest first to last: a user store for servers.
 
-    A newer publication is opened in the background, warm, and takes over at once. While none can be read, lookups
-    fail, and the server answers known users as cold ones.
+    A newer publication is opened in the background, warm, and takes over at once. While none can be read, also where
+    the store has not answered within `FIRST_LOOK_S`, lookups fail, and the server answers known users as cold ones.
     """
 
     def __init__(self, look_s: float = LOOK_S) -> None:
@@ -110,7 +113,12 @@ class SharedFeatures:
         self._index: Any = None
         self._publication: Publication | None = None
         self._online: OnlineFeatures | None = None
-        self._look()
+        self._missing = "the shared feature store has not answered yet"
+        self._next_look = 0.0
+        self._looking.acquire()
+        self._begin_look().join(FIRST_LOOK_S)
+        if self._looking.locked():
+            log.warning("%s; until it does, users are cold", self._missing)
 
     @property
     def as_of(self) -> datetime:
@@ -120,10 +128,15 @@ class SharedFeatures:
     def sequences(self, user_id: str, at: datetime | None = None) -> UserSequences:
         """A user's sequences, as `OnlineFeatures.sequences`; `ArtifactError` while nothing is published."""
         if time.monotonic() >= self._next_look and self._looking.acquire(blocking=False):
-            threading.Thread(target=self._look_and_release, name="features", daemon=True).start()
+            self._begin_look()
         if self._online is None:
-            raise ArtifactError(NOTHING_PUBLISHED)
+            raise ArtifactError(self._missing)
         return self._online.sequences(user_id, at)
+
+    def _begin_look(self) -> threading.Thread:
+        looking = threading.Thread(target=self._look_and_release, name="features", daemon=True)
+        looking.start()
+        return looking
 
     def _look_and_release(self) -> None:
         try:
@@ -135,12 +148,15 @@ class SharedFeatures:
         try:
             self._index = self._index or open_project()
             served = served_publication(self._index)
-            if served and served != self._publication:
+            if served is None:
+                self._missing = NOTHING_PUBLISHED
+            elif served != self._publication:
                 online = OnlineFeatures(open_project(served.project), as_of=datetime.fromisoformat(served.as_of))
                 online.sequences("")  # the first read is the slow one
                 self._online, self._publication = online, served
                 log.info("serving features of %s", served.as_of)
         except Exception:
+            self._missing = "the shared feature store cannot be opened: the server's log says why"
             log.exception("the shared feature store cannot be opened")
         self._next_look = time.monotonic() + self._look_s
 

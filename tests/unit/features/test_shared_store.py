@@ -1,5 +1,6 @@
 """The target `production` on a Redis that the tests start: what is published is what servers read."""
 
+import socket
 import time
 from dataclasses import asdict
 from datetime import timedelta
@@ -179,6 +180,28 @@ def test_a_store_that_does_not_answer_is_a_clear_error_without_its_password(
     with pytest.raises(SettingError, match=r"cannot be filled: (.|\n)*refused") as raised:
         publish_features(first)
     assert "secret" not in str(raised.value)
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(
+    ("variable", "address"),
+    [
+        ("FEATURE_STORE_REDIS", "127.0.0.1:{port}"),
+        ("FEATURE_STORE_REGISTRY", "postgresql+psycopg://user:secret@127.0.0.1:{port}/shop"),
+    ],
+)
+def test_a_store_that_never_answers_does_not_keep_a_server_from_starting(
+    production, first, monkeypatch, caplog, variable, address
+):
+    publish_features(first)
+    monkeypatch.setattr(shared, "FIRST_LOOK_S", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv(variable, address.format(port=silent.getsockname()[1]))
+        users = SharedFeatures()
+        assert "until it does, users are cold" in caplog.text
+        with pytest.raises(ArtifactError, match="has not answered yet"):
+            users.sequences("u1")
+    assert users.as_of.year == 1970
 
 
 def test_a_password_may_hold_any_character(monkeypatch):
