@@ -45,7 +45,9 @@ class GeneratorTrainingConfig(Section):
     replay_share: float = Field(0.7, ge=0, le=1, description="share of stage P kept in S1 and S2")
     order_weight: float = Field(2.0, gt=0)
     history_dropout: float = Field(0.3, ge=0, le=1, description="prompts whose history is hidden, for cold users")
-    token_dropout: float = Field(0.3, ge=0, lt=1, description="image tokens dropped in the last part of S2")
+    token_dropout: float = Field(
+        0.3, ge=0, lt=1, description="share of batches in the last third of S2 that are read with pruned image tokens"
+    )
     view_mix: float = Field(2.0, ge=0, description="a of the Beta(a, a) mix of query and item views; 0 for none")
     warm_steps: int = Field(
         100, ge=1, description="most steps of S2 from a parent generator, as the nightly refresh takes them"
