@@ -112,7 +112,7 @@ def measure(
     for name, changes in VARIANTS.items():
         config = PreferenceConfig(**changes)
         learnt, judged = (test, test) if name == CEILING else (train, held_out)
-        choice = copy.deepcopy(parent)
+        choice = ChoiceModel.from_pretrained(parent_path, catalogue)
         checkpoints: list[tuple[float, dict[str, torch.Tensor]]] = []
 
         def validate(
