@@ -73,7 +73,7 @@ class DayCheck:
         the `history_days` days before.
 
         Every day of the log is judged, not the newest alone: a flood comes again tomorrow, as history. What was set
-        aside raises no limit; a day without days before it is not judged.
+        aside raises no limit. The log's first `history_days` days have too little before them to be judged.
         """
         config, inspection = self.config, self.inspection
         age = f"(EPOCH_US(TIMESTAMPTZ '{inspection.as_of.isoformat()}') - EPOCH_US(t.ts)) // {_DAY}"
@@ -91,7 +91,8 @@ class DayCheck:
         floods: list[dict[str, Any]] = []
         for days_ago, few, many in days:
             before = [most[d] for d in range(days_ago + 1, days_ago + 1 + config.history_days) if d in most]
-            limit = max(int(config.flood_factor * max(before)), config.flood_clicks) if before else math.inf
+            judged = bool(before) and (days_ago == 0 or days[0][0] - days_ago >= config.history_days)
+            limit = max(int(config.flood_factor * max(before)), config.flood_clicks) if judged else math.inf
             floods += [{"user_id": user, "age": days_ago, "most": limit} for user, n in many if n > limit]
             most[days_ago] = max([few, *(n for _, n in many if n <= limit)])
         inspection.add_table("floods", pa.Table.from_pylist(floods, _FLOODS))

@@ -204,6 +204,13 @@ def test_a_flood_is_set_aside_again_when_it_is_history_and_raises_no_limit(
     assert not [event for event in left if event.startswith("flood")]
 
 
+def test_the_first_days_of_a_log_are_not_judged(validate: Callable[..., StageReport]) -> None:
+    config = CONFIG.model_copy(update={"max_null_change": 1.0, "max_quarantine_share": 0.9})
+    quarantined = [validate(bots(90, days_ago), config).counts["events_quarantined"] for days_ago in (3, 8)]
+    assert quarantined[0] >= 90
+    assert quarantined[1] == 0
+
+
 def test_a_flood_that_is_most_of_the_log_stops_the_night(validate: Callable[..., StageReport]) -> None:
     with pytest.raises(ContractError, match="click flood: user_id u00"):
         validate(bots(90), CONFIG.model_copy(update={"max_quarantine_share": 0.02}))
