@@ -77,7 +77,7 @@ bench-quantizer: setup ## residual k-means against faiss: CPU seconds, error, sh
 	$(BIN)/python benchmarks/bench_quantizer.py --out docs/results/quantizer.json
 
 bench-decoding: setup ## constrained beam search beside transformers' generate: ms a query, split, memory of the trie
-	$(BIN)/python benchmarks/bench_decoding.py --sweep --out docs/results/decoding.json
+	$(BIN)/python benchmarks/bench_decoding.py --sweep --repeats 12 --out docs/results/decoding.json
 
 bench-training: setup ## training of the generator beside a plain loop: samples a second, share of the matrix rate
 	$(BIN)/python benchmarks/bench_training.py --out docs/results/training.json
