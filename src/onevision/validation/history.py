@@ -21,14 +21,13 @@ from onevision.errors import ContractError
 from onevision.report import ReportTable
 from onevision.validation.config import ValidationConfig
 from onevision.validation.inspection import Inspection
-from onevision.validation.rules import UNKNOWN, Rule
+from onevision.validation.rules import EARLIER_FLOOD, FLOOD, UNKNOWN, Rule
 from onevision.validation.suites import Outcome, check_frames, require_great_expectations
 
 if TYPE_CHECKING:
     import pandas as pd
 
 SUITE = "day against history"
-FLOOD = "click flood"
 _DAY = 86_400_000_000
 _FLOODS = pa.schema([("user_id", pa.string()), ("age", pa.int64()), ("most", pa.int64())])
 
@@ -68,8 +67,8 @@ class DayCheck:
             "since": f"TIMESTAMPTZ '{(as_of - timedelta(days=1 + config.history_days)).isoformat()}'",
         }
 
-    def flood_rule(self) -> Rule:
-        """Sets aside a user's events of a day on which they clicked `flood_factor` times as often as anybody did on
+    def flood_rules(self) -> list[Rule]:
+        """Set aside a user's events of a day on which they clicked `flood_factor` times as often as anybody did on
         the `history_days` days before.
 
         Every day of the log is judged, not the newest alone: a flood comes again tomorrow, as history. What was set
@@ -98,7 +97,10 @@ class DayCheck:
         inspection.add_table("floods", pa.Table.from_pylist(floods, _FLOODS))
         flood = f"FROM floods f WHERE f.user_id = t.user_id AND f.age = {age}"
         detail = f"(SELECT ' clicked more than ' || f.most || ' times on the day' {flood})"
-        return Rule("events", FLOOD, "user_id", f"EXISTS (SELECT 1 {flood})", detail, linked=True)
+        return [
+            Rule("events", name, "user_id", f"EXISTS (SELECT 1 {flood} AND {when})", detail, linked=True)
+            for name, when in ((FLOOD, "f.age = 0"), (EARLIER_FLOOD, "f.age > 0"))
+        ]
 
     def measures(self) -> list[Measure]:
         """Everything that is measured of the day; what has no history to compare with is left out."""

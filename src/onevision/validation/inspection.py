@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from onevision.data.contract import TABLES
-from onevision.validation.rules import Rule, contract_rules
+from onevision.validation.rules import EARLIER_FLOOD, Rule, contract_rules
 
 _ROWS_A_BATCH = 100_000
 
@@ -106,6 +106,10 @@ class Inspection:
     def rows_left(self, table: str) -> int:
         """Rows of a table that are not set aside."""
         return self._count(f"SELECT COUNT(*) FROM left_{table}")
+
+    def rows_refused(self, table: str) -> int:
+        """Rows that are set aside, but for floods of earlier days: their nights have judged these."""
+        return self._count(f"SELECT COUNT(*) FROM aside_{table} WHERE rule <> '{EARLIER_FLOOD}'")
 
     def findings(self, table: str | None = None) -> list[Finding]:
         """What was set aside, by table, rule and column; most rows first."""

@@ -65,7 +65,7 @@ def table_facts(source: Inspection, out: Path, min_rows: int) -> pd.DataFrame:
                 "table": name,
                 "rows_in": rows,
                 "clean_and_quarantined": clean + aside,
-                "quarantined_share": aside / max(rows, 1),
+                "quarantined_share": source.rows_refused(name) / max(rows, 1),
                 "rows_over_minimum": clean - (min_rows if table.required else 0),
             }
         )

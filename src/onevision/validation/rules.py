@@ -24,6 +24,7 @@ NULL, NOT_A_NUMBER, NOT_ALLOWED, BELOW_MINIMUM, FUTURE = (
 )
 UNKNOWN, DUPLICATE, NOT_A_LEAF, CYCLE = "unknown reference", "duplicate", "not a leaf", "cycle"
 BAD_PICTURE, SET_ASIDE, NO_PICTURE = "bad picture", "points at a row set aside", "no catalogue picture"
+FLOOD, EARLIER_FLOOD = "click flood", "click flood of an earlier day"
 BEFORE_ITEM, BEFORE_ACCOUNT, NO_MAIN = "before its item", "before its account", "no main picture"
 
 

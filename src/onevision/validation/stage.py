@@ -50,7 +50,8 @@ def run(
     inspection.set_bad_rows_aside()
     day = DayCheck(inspection, champion, config) if champion else None
     if day:
-        inspection.set_aside(day.flood_rule())
+        for rule in day.flood_rules():
+            inspection.set_aside(rule)
 
     start_artifact(out)
     for name in TABLES:
@@ -84,8 +85,7 @@ def _require_rows(inspection: Inspection, path: Path) -> None:
 def _enforce_policy(inspection: Inspection, config: ValidationConfig, out: Path) -> None:
     problems = []
     for name, table in TABLES.items():
-        rows, left = inspection.rows[name], inspection.rows_left(name)
-        aside = rows - left
+        rows, left, aside = inspection.rows[name], inspection.rows_left(name), inspection.rows_refused(name)
         if aside > config.max_quarantine_share * rows:
             problem = (
                 f"{aside:,} of {rows:,} rows ({aside / rows:.1%}) do not fit the contract, more than "

@@ -216,6 +216,15 @@ def test_a_flood_that_is_most_of_the_log_stops_the_night(validate: Callable[...,
         validate(bots(90), CONFIG.model_copy(update={"max_quarantine_share": 0.02}))
 
 
+def test_a_flood_of_an_earlier_day_does_not_stop_the_nights_after_it(
+    validate: Callable[..., StageReport], tmp_path: Path
+) -> None:
+    config = CONFIG.model_copy(update={"max_null_change": 1.0, "max_quarantine_share": 0.02})
+    assert validate(bots(90, days_ago=1), config).counts["events_quarantined"] >= 90
+    aside = pq.read_table(tmp_path / "clean" / "quarantine" / "events.parquet")["reason"].to_pylist()
+    assert aside[0].startswith("click flood of an earlier day: user_id u00 clicked more than")
+
+
 def test_without_a_champion_no_day_is_compared(tmp_path: Path) -> None:
     tables, images = make_tables()
     save_snapshot(tmp_path / "day", tables | empty_day(tables), images)
