@@ -103,21 +103,22 @@ def flood(day: Path, out: Path, seed: int, dates: Sequence[datetime] = ()) -> Pa
         dates: ends of the days that they do it on; by default the newest.
     """
     shop = Snapshot.open(day)
-    rng = np.random.default_rng(seed)
-    users = rng.choice(shop.table("users")["user_id"].to_pylist(), BOTS, replace=False)
-    item = rng.choice(shop.table("items")["item_id"].to_pylist())
-    clicks = [
-        {
-            "event_id": f"bot-{end:%Y-%m-%d}-{bot}-{click}",
-            "ts": end - timedelta(days=1) + timedelta(minutes=14 * click + bot),
-            "user_id": user,
-            "event_type": "click",
-            "item_id": item,
-        }
-        for end in dates or [shop.as_of]
-        for bot, user in enumerate(users)
-        for click in range(1, CLICKS + 1)
-    ]
+    clicks: list[dict[str, object]] = []
+    for end in dates or [shop.as_of]:
+        rng = np.random.default_rng(seed)
+        users, items = (_known_by(shop, table, end) for table in ("users", "items"))
+        bots, item = rng.choice(users, BOTS, replace=False), rng.choice(items)
+        clicks += [
+            {
+                "event_id": f"bot-{end:%Y-%m-%d}-{bot}-{click}",
+                "ts": end - timedelta(days=1) + timedelta(minutes=14 * click + bot),
+                "user_id": user,
+                "event_type": "click",
+                "item_id": item,
+            }
+            for bot, user in enumerate(bots)
+            for click in range(1, CLICKS + 1)
+        ]
     events = shop.table("events")
     return _with_events(shop, pa.concat_tables([events, pa.Table.from_pylist(clicks, events.schema)]), out)
 
@@ -162,6 +163,13 @@ def mend_store(store: Path) -> None:
 
 SPOIL: Mapping[str, Callable[[Path, Path, int], Path]] = {CORRUPT: corrupt, EMPTY: empty, FLOOD: flood, LATE: late}
 """Fault -> what makes the spoilt day out of the day, a folder and a seed."""
+
+
+def _known_by(shop: Snapshot, table: str, date: datetime) -> list[str]:
+    """Ids of the users or items that the shop knew at a date."""
+    rows = shop.table(table)
+    known = rows.filter(pc.less_equal(rows["created_at"], pa.scalar(date, rows["created_at"].type)))
+    return list(known[TABLES[table].key].to_pylist())
 
 
 def _with_events(shop: Snapshot, events: pa.Table, out: Path) -> Path:

@@ -19,6 +19,7 @@ from support.snapshots import AS_OF
 from onevision.artifacts import finish_artifact, open_artifact
 from onevision.data.config import SnapshotConfig
 from onevision.data.contract import TABLES
+from onevision.data.days import cut_snapshot
 from onevision.data.snapshot import Snapshot, write_snapshot
 from onevision.errors import ArtifactError
 from onevision.generator.choice import ChoiceModel
@@ -197,3 +198,7 @@ def test_what_bots_did_on_one_day_is_history_on_the_days_after(tiny_snapshot: Pa
     added = events.slice(len(shop.table("events"))).to_pylist()
     assert len({event["event_id"] for event in added}) == 2 * faults.BOTS * faults.CLICKS
     assert {(shop.as_of - event["ts"]).days for event in added} == {0, 2}
+    cut_snapshot(tiny_snapshot, tmp_path / "day", dates[0])
+    before = Snapshot.open(faults.flood(tmp_path / "day", tmp_path / "then", 1)).table("events")
+    then = before.slice(len(Snapshot.open(tmp_path / "day").table("events"))).to_pylist()
+    assert added[: len(then)] == then  # the same clicks as on the day itself
