@@ -18,6 +18,7 @@ import pyarrow.csv as csv
 import pyarrow.parquet as pq
 
 from onevision.data.contract import Column, Table
+from onevision.data.tables import refuse_numbered_times
 from onevision.errors import ContractError
 
 SUFFIXES = (".parquet", ".csv")
@@ -183,8 +184,7 @@ def cast_values(values: pa.Array, wanted: pa.DataType) -> tuple[pa.Array, np.nda
     Raises:
         pa.ArrowNotImplementedError: no value of this type can be cast, or it does not say what it counts.
     """
-    if pa.types.is_timestamp(wanted) and pa.types.is_integer(values.type):
-        raise pa.ArrowNotImplementedError("a time as a number could be in seconds, milliseconds or microseconds")
+    refuse_numbered_times(values.type, wanted)
     if pa.types.is_timestamp(wanted) and _is_text(values.type):
         values = _with_zone(values)
     if _is_text(wanted) and pa.types.is_floating(values.type):

@@ -81,9 +81,16 @@ def cast_column(values: pa.ChunkedArray, column: Column, table: str) -> pa.Chunk
         ) from None
 
 
-def _cast(values: pa.ChunkedArray, wanted: pa.DataType) -> pa.ChunkedArray:
-    if pa.types.is_timestamp(wanted) and pa.types.is_integer(values.type) and len(values):
+def refuse_numbered_times(given: pa.DataType, wanted: pa.DataType) -> None:
+    """`ArrowNotImplementedError` where times come as numbers, which Arrow would take for microseconds, whatever they
+    count."""
+    if pa.types.is_timestamp(wanted) and pa.types.is_integer(given):
         raise pa.ArrowNotImplementedError("a time as a number could be in seconds, milliseconds or microseconds")
+
+
+def _cast(values: pa.ChunkedArray, wanted: pa.DataType) -> pa.ChunkedArray:
+    if len(values):
+        refuse_numbered_times(values.type, wanted)
     # nanoseconds are cut to the contract's microseconds; every other loss is an error
     return values.cast(wanted, safe=not (pa.types.is_timestamp(values.type) and pa.types.is_timestamp(wanted)))
 

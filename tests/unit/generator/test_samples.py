@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -34,27 +35,30 @@ def pictures(models: dict[str, Path]) -> tuple[Samples, Catalogue]:
     return picture_samples(models["encoder"], builder, catalogue), catalogue
 
 
+@pytest.fixture(scope="module")
+def allowed(models: dict[str, Path], pictures: tuple[Samples, Catalogue]) -> pd.DataFrame:
+    """Pictures that may be drawn from, in the order of the encoder's table."""
+    images = pq.read_table(models["encoder"] / "images.parquet").to_pandas()
+    return images[images["split"].isin(["train", "catalogue_cold"]) & images["item_id"].isin(pictures[1].item_ids)]
+
+
 def test_views_of_new_items_are_replayed_and_held_out_photos_are_not(
-    pictures: tuple[Samples, Catalogue], models: dict[str, Path]
+    pictures: tuple[Samples, Catalogue], allowed: pd.DataFrame, models: dict[str, Path]
 ) -> None:
     samples, catalogue = pictures
-    images = pq.read_table(models["encoder"] / "images.parquet").to_pandas()
-    allowed = images[images["split"].isin(["train", "catalogue_cold"]) & images["item_id"].isin(catalogue.item_ids)]
-    expected = Counter(allowed["item_id"])
-    assert Counter(catalogue.item_ids[item] for item in samples.item) == expected
-    cold = set(images.loc[images["split"] == "catalogue_cold", "item_id"])
+    drawn = Counter(catalogue.item_ids[item] for item in samples.item)
+    assert drawn == Counter(allowed["item_id"])
+    cold = set(allowed.loc[allowed["split"] == "catalogue_cold", "item_id"])
     assert cold
-    assert cold <= set(expected)
+    assert cold <= set(drawn)
     embedding = load_file(models["encoder"] / "embeddings.safetensors")["embedding"][allowed.index]
     np.testing.assert_array_equal(samples.prompts.embedding.numpy(), embedding)
 
 
 def test_a_shoppers_picture_is_mixed_with_a_catalogue_picture_of_its_own_product(
-    pictures: tuple[Samples, Catalogue], models: dict[str, Path]
+    pictures: tuple[Samples, Catalogue], allowed: pd.DataFrame, models: dict[str, Path]
 ) -> None:
-    samples, catalogue = pictures
-    images = pq.read_table(models["encoder"] / "images.parquet").to_pandas()
-    allowed = images[images["split"].isin(["train", "catalogue_cold"]) & images["item_id"].isin(catalogue.item_ids)]
+    samples, _ = pictures
     owner, view = allowed["item_id"].to_numpy(), allowed["view"].to_numpy()
     by_shopper = ~np.isin(view, CATALOGUE_VIEWS)
     assert by_shopper.any()
