@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -12,93 +10,22 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
-from support.snapshots import AS_OF, Images, Tables, make_tables, save_snapshot
+from support.pairing import (
+    DAY,
+    TRAIN_END,
+    Pairs,
+    Runner,
+    event,
+    photos,
+    replace_picture,
+    with_rows,
+)
+from support.snapshots import AS_OF, make_tables
 
 from onevision.artifacts import open_artifact, read_json
 from onevision.errors import ContractError, OneVisionError
 from onevision.pairing.config import PairingConfig
 from onevision.pairing.stage import run
-from onevision.report import StageReport
-
-DAY = timedelta(days=1)
-TRAIN_END = AS_OF - 8 * DAY
-EXACT = PairingConfig(duplicate_hash_bits=0)
-
-
-class Pairs:
-    """What a run wrote, as data frames."""
-
-    def __init__(self, out: Path, report: StageReport) -> None:
-        self.out, self.report = out, report
-        self.pairs = pd.read_parquet(out / "image_pairs.parquet")
-        self.queries = pd.read_parquet(out / "queries.parquet")
-        splits = pd.read_parquet(out / "image_splits.parquet")
-        self.split = dict(zip(splits["image_id"], splits["split"], strict=True))
-
-    @property
-    def pictures(self) -> set[str]:
-        return set(self.pairs["image_a"]) | set(self.pairs["image_b"])
-
-
-Runner = Callable[..., Pairs]
-
-
-@pytest.fixture
-def pair(tmp_path: Path) -> Runner:
-    """Write tables and pictures as a snapshot, pair it, and read what came out."""
-    runs = 0
-
-    def go(tables: Tables, images: Images, config: PairingConfig = EXACT, seed: int = 7) -> Pairs:
-        nonlocal runs
-        runs += 1
-        save_snapshot(tmp_path / f"snapshot{runs}", tables, images)
-        out = tmp_path / f"pairs{runs}"
-        return Pairs(out, run(snapshot=tmp_path / f"snapshot{runs}", out=out, config=config, seed=seed))
-
-    return go
-
-
-@pytest.fixture(scope="module")
-def plain(tmp_path_factory: pytest.TempPathFactory) -> Pairs:
-    """The tiny shop as it is, paired with exact hashes."""
-    folder = tmp_path_factory.mktemp("plain")
-    save_snapshot(folder / "snapshot", *make_tables())
-    return Pairs(folder / "pairs", run(snapshot=folder / "snapshot", out=folder / "pairs", config=EXACT, seed=7))
-
-
-def with_rows(tables: Tables, name: str, rows: list[dict]) -> Tables:
-    """The tables with rows appended to one of them."""
-    return tables | {name: pa.concat_tables([tables[name], pa.Table.from_pylist(rows, tables[name].schema)])}
-
-
-def event(event_id: str, ts: datetime, kind: str, item: str, **columns: object) -> dict:
-    base = {"query_id": None, "query_image_id": None, "position": None, "user_id": "u01"}
-    return {"event_id": event_id, "ts": ts, "event_type": kind, "item_id": item} | base | columns
-
-
-def recompress(data: bytes) -> bytes:
-    stream = io.BytesIO()
-    Image.open(io.BytesIO(data)).save(stream, "JPEG", quality=60)
-    return stream.getvalue()
-
-
-def replace_picture(images: Images, image_id: str, data: bytes) -> Images:
-    return [(name, data if name == image_id else old) for name, old in images]
-
-
-def photos(tables: Tables, item: str, before: datetime | None = None, after: datetime | None = None) -> list[str]:
-    frame = tables["images"].to_pandas().query("view == 'user_photo' and item_id == @item")
-    if before is not None:
-        frame = frame[frame["created_at"] < before]
-    if after is not None:
-        frame = frame[frame["created_at"] >= after]
-    return list(frame["image_id"])
-
-
-def item_photographed_on_both_sides(tables: Tables) -> str:
-    items = tables["items"]["item_id"].to_pylist()
-    return next(i for i in items if photos(tables, i, before=TRAIN_END) and photos(tables, i, after=AS_OF - 4 * DAY))
 
 
 def test_queries_are_split_by_time_and_hold_what_came_of_them(plain: Pairs) -> None:
@@ -138,72 +65,6 @@ def test_cold_items_and_users_are_those_that_training_has_not_seen(plain: Pairs)
     assert (queries["cold_user"] == ~queries["user_id"].isin(seen)).all()
     assert queries["cold_item"].any()
     assert queries["cold_user"].any()
-
-
-def test_training_pairs_hold_nothing_of_the_held_out_days(pair: Runner) -> None:
-    tables, images = make_tables()
-    result = pair(tables, images, PairingConfig())
-    held_out = set(result.queries.query("split != 'train'")["image_id"])
-    assert {result.split[image] for image in result.pictures} == {"train"}
-    assert not held_out & result.pictures
-    created = tables["items"].to_pandas().set_index("item_id")["created_at"]
-    assert (pd.concat([result.pairs["item_a"], result.pairs["item_b"]]).map(created) < TRAIN_END).all()
-    assert {result.split[image] for image in held_out} == {"validation", "test"}
-    assert "catalogue_cold" in result.split.values()
-
-
-def test_held_out_days_cannot_change_training_pairs(pair: Runner, plain: Pairs) -> None:
-    tables, images = make_tables()
-    past_events = tables["events"].filter(pa.compute.less(tables["events"]["ts"], pa.scalar(TRAIN_END)))
-    past = tables | {"events": past_events}
-    pd.testing.assert_frame_equal(plain.pairs, pair(past, images).pairs)
-
-
-def test_near_copy_of_a_test_photo_is_in_no_training_pair_and_no_training_query(pair: Runner, plain: Pairs) -> None:
-    tables, images = make_tables()
-    item = item_photographed_on_both_sides(tables)
-    old, new = photos(tables, item, before=TRAIN_END)[0], photos(tables, item, after=AS_OF - 4 * DAY)[0]
-    assert old in plain.pictures
-    copied = replace_picture(images, old, recompress(dict(images)[new]))
-    result = pair(tables, copied, PairingConfig(duplicate_hash_bits=2))
-    assert old not in result.pictures
-    assert result.split[old] == "test"
-    assert old not in set(result.queries["image_id"])
-    assert result.report.counts["queries_with_a_later_picture"] == 1
-    assert result.report.counts["pairs_dropped_held_out_picture"] > 0
-
-
-def test_catalogue_view_that_a_test_photo_copies_is_not_trained_on_but_keeps_its_place(pair: Runner) -> None:
-    tables, images = make_tables()
-    item = item_photographed_on_both_sides(tables)
-    new = photos(tables, item, after=AS_OF - 4 * DAY)[0]
-    main = tables["images"].to_pandas().query("item_id == @item and view == 'main'")["image_id"].item()
-    result = pair(tables, replace_picture(images, new, dict(images)[main]), PairingConfig(duplicate_hash_bits=0))
-    assert main not in result.pictures
-    assert result.split[main] == "catalogue_cold"
-    assert result.split[new] == "test"
-
-
-def test_photo_sent_again_in_the_test_days_leaves_training(pair: Runner) -> None:
-    tables, images = make_tables()
-    item = item_photographed_on_both_sides(tables)
-    old = photos(tables, item, before=TRAIN_END)[0]
-    again = event("zz", AS_OF - DAY, "click", item, query_id="zz", query_image_id=old, position=1)
-    result = pair(with_rows(tables, "events", [again]), images)
-    assert result.split[old] == "test"
-    assert old not in result.pictures
-    assert set(result.queries[result.queries["image_id"] == old]["split"]) == {"test"}
-
-
-def test_act_after_the_end_of_training_is_no_label_of_a_training_query(pair: Runner, plain: Pairs) -> None:
-    tables, images = make_tables()
-    query = plain.queries.query("split == 'train'").iloc[-1]
-    late = event("zz", TRAIN_END + DAY, "order", query["photographed_item"], user_id=query["user_id"])
-    late |= {"query_id": query["query_id"], "query_image_id": query["image_id"], "position": 1}
-    after = pair(with_rows(tables, "events", [late]), images)
-    kept = after.queries.set_index("query_id").loc[query["query_id"]]
-    assert list(kept["ordered"]) == list(query["ordered"])
-    pd.testing.assert_frame_equal(plain.pairs, after.pairs)
 
 
 def test_photo_is_paired_with_each_catalogue_view_once_under_the_strongest_act(plain: Pairs) -> None:
@@ -404,18 +265,3 @@ def test_snapshot_that_was_not_validated_is_refused(pair: Runner, columns: dict,
     bad = event("bad", AS_OF - DAY, "click", "i000") | columns
     with pytest.raises(ContractError, match=rf"1 events \(such as 'bad'\).*{reason}.*validate"):
         pair(with_rows(tables, "events", [bad]), images)
-
-
-@pytest.mark.parametrize("label", [None, "i001"])
-def test_a_test_photo_under_another_name_is_not_trained_on(pair: Runner, plain: Pairs, label: str | None) -> None:
-    tables, images = make_tables()
-    held_out = plain.queries[plain.queries["split"] == "test"].iloc[0]
-    assert held_out["photographed_item"] != "i001"
-    row = next(row for row in tables["images"].to_pylist() if row["image_id"] == held_out["image_id"])
-    copy = row | {"image_id": "copy", "item_id": label, "created_at": TRAIN_END - 2 * DAY}
-    images.append(("copy", dict(images)[held_out["image_id"]]))
-    early = event("early", TRAIN_END - DAY, "click", "i002", query_id="early", query_image_id="copy")
-    found = pair(with_rows(with_rows(tables, "images", [copy]), "events", [early]), images)
-    assert found.split["copy"] == "test"
-    assert "copy" not in found.pictures
-    assert "early" not in set(found.queries["query_id"])
