@@ -10,6 +10,7 @@ from onevision.quantization.baselines.fsq import FSQ, scalar_levels
 from onevision.quantization.baselines.hierarchical import HierarchicalKMeans
 from onevision.quantization.baselines.opq import OPQ
 from onevision.quantization.baselines.rq_vae import RQVAE
+from onevision.quantization.config import QuantizationConfig
 
 DIM, SIZES = 16, (16, 8, 4)
 BUDGET = Budget(steps=120, rows=128)
@@ -70,6 +71,12 @@ def test_rq_vae_learns_beyond_its_first_codebooks(x):
         return np.square(x - method.decode(method.encode(x))).mean()
 
     assert error(200) < 0.95 * error(0)
+
+
+@pytest.mark.parametrize(("levels", "steps"), [(0, 30), (1, 30), (2, 60), (5, 90)])
+def test_baselines_take_as_many_steps_as_vrq_at_all_its_aligned_levels(levels, steps):
+    config = QuantizationConfig(codebook_sizes=(8, 4, 4), steps=30, batch_size=16, view_levels=levels)
+    assert Budget.of(config) == Budget(steps=steps, rows=32)
 
 
 @pytest.mark.parametrize("size", [2, 3, 4, 5, 16, 64, 100, 128, 256, 4096])

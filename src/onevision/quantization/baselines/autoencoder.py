@@ -22,8 +22,9 @@ class Budget:
 
     @classmethod
     def of(cls, config: QuantizationConfig) -> Budget:
-        """Rows a step as VRQ's, which sees two views a pair; in all as many steps as VRQ has at one level."""
-        return cls(config.steps, 2 * config.batch_size)
+        """As VRQ's: two views a pair, and in all the steps of its aligned levels (of one, if there are none)."""
+        levels = min(config.view_levels, len(config.codebook_sizes))
+        return cls(config.steps * max(1, levels), 2 * config.batch_size)
 
 
 class Autoencoder(Protocol):
