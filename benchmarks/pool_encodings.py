@@ -1,6 +1,8 @@
 """Encoding reports of several seeds as one table: the mean of the seeds, with the interval of that mean.
 
-python benchmarks/pool_encodings.py REPORT.json [REPORT.json ...]     # written by: onevision encoding-report
+python benchmarks/pool_encodings.py REPORT.json [REPORT.json ...]     # written by: onevision encoding-report --run RUN
+
+With reports of `--ablations` the parts of VRQ have tables of their own.
 
 Seeds are independent, so that the distances from the mean to its bounds add up like deviations.
 """
@@ -15,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 FIGURES = ("icr", "vc@1", "vc@2", "r@1", "r@10")
-ALL, AGAINST, KINDS = "Encodings", "VRQ against the others", "View consistency by kind of pair"
+ALL, AGAINST, LEVELS = "Encodings", "VRQ against the others", "Codes by level"
+KINDS = "View consistency by kind of pair"
 CELL = re.compile(r"(-?[\d.]+) \[(-?[\d.]+), (-?[\d.]+)\]")
 
 
@@ -51,28 +54,68 @@ def pooled_kinds(seeds: list[dict[str, dict[str, Any]]]) -> dict[str, dict[str, 
     return found
 
 
+def pooled_rows(seeds: list[dict[str, dict[str, Any]]], title: str) -> dict[str, dict[str, str]]:
+    """Method -> figure -> pooled cell of a table; of VRQ against the others, the other's name -> the difference."""
+    columns = seeds[0][title]["columns"]
+    by_seed = [{row[0].removeprefix("vrq - "): row for row in seed[title]["rows"]} for seed in seeds]
+    return {
+        method: {
+            figure: pooled([rows[method][columns.index(figure)] for rows in by_seed], difference=title == AGAINST)
+            for figure in FIGURES
+        }
+        for method in by_seed[0]
+    }
+
+
+def pooled_perplexity(seeds: list[dict[str, dict[str, Any]]]) -> dict[str, str]:
+    """Method -> the mean of the seeds' perplexities of its first three levels, such as `55.4 / 24.0 / 122`."""
+    found: dict[str, dict[int, list[float]]] = {}
+    for seed in seeds:
+        place = seed[LEVELS]["columns"].index("perplexity")
+        for method, level, *rest in seed[LEVELS]["rows"]:
+            if level <= 3:
+                found.setdefault(method, {}).setdefault(level, []).append(float(rest[place - 2]))
+    return {m: " / ".join(f"{sum(v) / len(v):.3g}" for v in levels.values()) for m, levels in found.items()}
+
+
+def print_table(first: str, columns: list[str], rows: dict[str, list[str]]) -> None:
+    """A Markdown table."""
+    print(f"\n| {first} | {' | '.join(columns)} |\n| --- |" + " --- |" * len(columns))
+    for name, cells in rows.items():
+        print(f"| {name} | {' | '.join(cells)} |")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("reports", nargs="+", type=Path, help="report.json of each seed")
-    reports = [json.loads(path.read_text()) for path in parser.parse_args().reports]
+    parser.add_argument("--json", type=Path, help="file whose entry NAME is written: figures of all seeds and pooled")
+    parser.add_argument("--name", default="quickstart", help="of these reports in that file")
+    arguments = parser.parse_args()
+    reports = [json.loads(path.read_text()) for path in arguments.reports]
     seeds = [{table["title"]: table for table in report["tables"]} for report in reports]
-    for title in (ALL, AGAINST):
-        print(f"\n| {title} | " + " | ".join(FIGURES) + " |\n| --- |" + " --- |" * len(FIGURES))
-        columns = seeds[0][title]["columns"]
-        for rows in zip(*(seed[title]["rows"] for seed in seeds), strict=True):
-            cells = (
-                pooled([row[columns.index(figure)] for row in rows], difference=title == AGAINST) for figure in FIGURES
-            )
-            print(f"| {rows[0][0]} | " + " | ".join(cells) + " |")
-    kinds = pooled_kinds(seeds)
-    methods = list(next(iter(kinds.values())))
-    print(f"\n| VC@1 / VC@2 | {' | '.join(methods)} |\n| --- |" + " --- |" * len(methods))
-    for kind, found in kinds.items():
-        print(f"| {kind} | " + " | ".join(" / ".join(found[method]["of it"]) for method in methods) + " |")
-    others = [method for method in methods if "vrq less it" in found[method]]
-    print(f"\n| VRQ less, VC@1 / VC@2 | {' | '.join(others)} |\n| --- |" + " --- |" * len(others))
-    for kind, found in kinds.items():
-        print(f"| {kind} | " + " | ".join(" / ".join(found[method]["vrq less it"]) for method in others) + " |")
+    own, against = pooled_rows(seeds, ALL), pooled_rows(seeds, AGAINST)
+    perplexity, kinds = pooled_perplexity(seeds), pooled_kinds(seeds) if KINDS in seeds[0] else {}
+    parts = [method for method in own if method.startswith("vrq_")]
+    peers = [method for method in own if method not in parts]
+    others = [method for method in peers if method != "vrq"]
+
+    print_table("method", list(FIGURES), {method: list(own[method].values()) for method in peers})
+    print_table("VRQ less", list(FIGURES), {method: list(against[method].values()) for method in others})
+    for title, methods, which in (("VC@1 / VC@2", peers, "of it"), ("VRQ less, VC@1 / VC@2", others, "vrq less it")):
+        rows = {kind: [" / ".join(found[method][which]) for method in methods] for kind, found in kinds.items()}
+        if rows:
+            print_table(title, methods, rows)
+    if parts:
+        rows = {method: [*own[method].values(), perplexity[method]] for method in ("vrq", *parts)}
+        print_table("parts of VRQ", [*FIGURES, "perplexity of levels 1 / 2 / 3"], rows)
+        print_table("VRQ less", list(FIGURES), {method: list(against[method].values()) for method in parts})
+    if arguments.json:
+        file = json.loads(arguments.json.read_text()) if arguments.json.exists() else {}
+        file[arguments.name] = {
+            "seeds": [{name: round(value, 5) for name, value in report["metrics"].items()} for report in reports],
+            "pooled": {"encodings": own, "vrq less": against, "perplexity": perplexity, "by kind": kinds},
+        }
+        arguments.json.write_text(json.dumps(file, indent=1) + "\n")
 
 
 if __name__ == "__main__":

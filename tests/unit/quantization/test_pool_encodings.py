@@ -9,7 +9,10 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
 
-from pool_encodings import KINDS, pooled_kinds, read
+import json
+
+import pool_encodings
+from pool_encodings import AGAINST, ALL, KINDS, LEVELS, pooled_kinds, read
 
 
 def seed(kinds, vrq, other, lead):
@@ -37,3 +40,42 @@ def test_kinds_are_pooled_with_their_intervals_and_vrqs_lead():
 def test_a_cell_without_an_interval_is_refused():
     with pytest.raises(ValueError, match="no mean with its interval"):
         read("81.0")
+
+
+def report(folder, name, vc, lead, perplexity):
+    """A report of VRQ and a part of it, as `encoding-report --ablations` writes it."""
+    cells = [vc] * 5
+    levels = [[m, level, 8, "1", perplexity] for m in ("vrq", "vrq_with_margin") for level in (1, 2, 3, 4)]
+    tables = [
+        {"title": ALL, "columns": ["method", *pool_encodings.FIGURES], "rows": [["vrq", *cells]]},
+        {"title": AGAINST, "columns": ["difference", *pool_encodings.FIGURES], "rows": []},
+        {"title": LEVELS, "columns": ["method", "level", "size", "cur", "perplexity"], "rows": levels},
+    ]
+    tables[0]["rows"] += [["vrq_with_margin", *cells], ["opq", *cells]]
+    tables[1]["rows"] += [["vrq - vrq_with_margin", *[lead] * 5], ["vrq - opq", *[lead] * 5]]
+    path = folder / name
+    path.write_text(json.dumps({"tables": tables, "metrics": {"vrq/vc@1": 0.123456789}}))
+    return str(path)
+
+
+def test_parts_of_vrq_have_tables_of_their_own_and_all_is_written_as_json(tmp_path, monkeypatch, capsys):
+    one = report(tmp_path, "one.json", "80.0 [77.0, 82.0]", "10.0 [7.0, 14.0] *", "6")
+    two = report(tmp_path, "two.json", "84.0 [80.0, 86.0]", "-4.0 [-8.0, -1.0] *", "5")
+    out = tmp_path / "out.json"
+    out.write_text('{"bench": 1}')
+    monkeypatch.setattr("sys.argv", ["pool", one, two, "--json", str(out), "--name", "both"])
+    pool_encodings.main()
+    tables = [table.strip().splitlines() for table in capsys.readouterr().out.split("\n\n")]
+    assert [[line.split(" | ")[0] for line in table if "---" not in line] for table in tables] == [
+        ["| method", "| vrq", "| opq"],
+        ["| VRQ less", "| opq"],
+        ["| parts of VRQ", "| vrq", "| vrq_with_margin"],
+        ["| VRQ less", "| vrq_with_margin"],
+    ]
+    assert tables[2][-1].endswith("| 82.0 [79.5, 83.4] | 5.5 / 5.5 / 5.5 |")
+    assert tables[3][-1].endswith("| 3.0 [0.5, 5.5] * |")
+    written = json.loads(out.read_text())
+    assert written["bench"] == 1
+    assert written["both"]["seeds"] == [{"vrq/vc@1": 0.12346}] * 2
+    assert written["both"]["pooled"]["encodings"]["vrq"]["vc@1"] == "82.0 [79.5, 83.4]"
+    assert written["both"]["pooled"]["vrq less"]["opq"]["icr"] == "3.0 [0.5, 5.5] *"
