@@ -36,6 +36,14 @@ class QuantizationConfig(Section):
         0.8, gt=0, le=1, description="perplexity that a level's soft codes are held to, as a share of its codes"
     )
     commitment_weight: float = Field(0.5, ge=0, description="keys stay near the vectors that take them")
+    contrast_weight: float = Field(0.0, ge=0, description="first codes tell a product among a batch's others")
+    category_weight: float = Field(0.0, ge=0, description="first codes tell a linear head the category")
+    margin_weight: float = Field(
+        0.0, ge=0, description="the aligned codes tell products of a category apart (of a code, where none is known)"
+    )
+    margin: float = Field(1.0, ge=0, description="of `margin_weight`, in units of the mean distance to the nearest key")
+    learn_view_map: bool = Field(False, description="the first level trains the directions together with its keys")
+    balance_last_level: bool = Field(False, description="the last residual codebook is fitted to even use of its codes")
     dead_code_share: float = Field(
         0.05, ge=0, le=1, description="collapse alarm: the largest share of a level's codes that may be unused"
     )

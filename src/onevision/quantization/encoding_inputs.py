@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from onevision.errors import ContractError
-from onevision.quantization.vrq import ViewPairs
+from onevision.quantization.view_pairs import ViewPairs
 
 Read = TypeVar("Read")
 
@@ -92,7 +92,7 @@ def read_encoding_data(embeddings: Path, pairs: Path | None, categories: Path | 
         item=item_vectors(x[shown], product[shown], len(counts)),
         category=category,
         train=train,
-        pairs=_training_pairs(edges[~unseen], train, product),
+        pairs=_training_pairs(edges[~unseen], train, product, category),
         photo=photo,
         kinds={} if kind is None else {str(k): edges[unseen & (kind == k)] for k in np.unique(kind[unseen])},
     )
@@ -184,7 +184,13 @@ def _products(rows: int, pairs: NDArray[np.int64]) -> NDArray[np.int64]:
     return connected_components(graph, directed=False)[1].astype(np.int64)
 
 
-def _training_pairs(edges: NDArray[np.int64], train: NDArray[np.int64], product: NDArray[np.int64]) -> ViewPairs:
+def _training_pairs(
+    edges: NDArray[np.int64],
+    train: NDArray[np.int64],
+    product: NDArray[np.int64],
+    category: NDArray[np.int64] | None,
+) -> ViewPairs:
+    shown = product[edges[:, 0]]
     number = np.full(len(product), -1, dtype=np.int64)
     number[train] = np.arange(len(train))
-    return ViewPairs(number[edges[:, 0]], number[edges[:, 1]], product[edges[:, 0]])
+    return ViewPairs(number[edges[:, 0]], number[edges[:, 1]], shown, None if category is None else category[shown])

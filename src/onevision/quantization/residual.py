@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from onevision.artifacts import write_json
 from onevision.errors import ArtifactError
+from onevision.quantization.balance import balanced_kmeans
 from onevision.quantization.kmeans import BLOCK, kmeans, nearest
 from onevision.quantization.opq import fit_opq
 
@@ -141,10 +142,16 @@ class ResidualQuantizer(nn.Module):
         """Residual k-means on vectors (N, d), level by level, then OPQ on what is left."""
         return self._fit_rest(x, 0, iterations=iterations, seed=seed)
 
-    def _fit_rest(self, rest: Tensor, first: int, *, iterations: int, seed: int) -> Self:
-        """Codebooks of the levels from `first` on, and OPQ, from what (N, d) the levels before leave."""
+    def _fit_rest(self, rest: Tensor, first: int, *, iterations: int, seed: int, balance_last: bool = False) -> Self:
+        """Codebooks of the levels from `first` on, and OPQ, from what (N, d) the levels before leave.
+
+        Args:
+            balance_last: the last residual level is fitted by balanced k-means.
+        """
         for level in range(first, len(self.residual_sizes)):
             book = kmeans(rest, self.residual_sizes[level], iterations=iterations, seed=seed + level)
+            if balance_last and level == len(self.residual_sizes) - 1:
+                book = balanced_kmeans(rest, book, iterations=iterations, seed=seed + level)
             self.codebook(level).copy_(book)
             rest = rest - book[nearest(rest, book)[0]]
         if self.opq_subspaces:

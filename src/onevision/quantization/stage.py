@@ -19,7 +19,8 @@ from onevision.errors import OneVisionError
 from onevision.metrics.encoding import PERPLEXITY_SHARE, encoding_metrics, perplexity, view_consistency
 from onevision.quantization.config import QuantizationConfig
 from onevision.quantization.residual import ResidualKMeans, ResidualQuantizer
-from onevision.quantization.vrq import VRQ, ViewPairs
+from onevision.quantization.view_pairs import ViewPairs
+from onevision.quantization.vrq import VRQ
 from onevision.report import Figure, StageReport
 from onevision.reporting.charts import bar_panels, grouped_bars, line_chart
 
@@ -97,12 +98,18 @@ def read_view_pairs(data: Embedded, image_pairs: pa.Table, train: NDArray[np.int
     """Pairs of training pictures of one product, as rows of `train`; other pairs (clicks) do not share an ID."""
     row_of = {image: n for n, image in enumerate(data.column("image_id")[train])}
     number: dict[str, int] = {}
+    category = {name: n for n, name in enumerate(sorted(set(data.category.values())))}
     found = [
-        (row_of[pair["image_a"]], row_of[pair["image_b"]], number.setdefault(pair["item_b"], len(number)))
+        (
+            row_of[pair["image_a"]],
+            row_of[pair["image_b"]],
+            number.setdefault(pair["item_b"], len(number)),
+            category[data.category[pair["item_b"]]],
+        )
         for pair in image_pairs.select(["image_a", "image_b", "item_a", "item_b"]).to_pylist()
         if pair["image_a"] in row_of and pair["image_b"] in row_of and pair["item_a"] == pair["item_b"]
     ]
-    return ViewPairs(*np.array(found, np.int64).reshape(-1, 3).T)
+    return ViewPairs(*np.array(found, np.int64).reshape(-1, 4).T)
 
 
 def measure(quantizer: ResidualQuantizer, data: Embedded) -> dict[str, float]:

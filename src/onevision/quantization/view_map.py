@@ -1,10 +1,15 @@
-"""The directions that views of a product agree on: linear discriminants (Fisher; Rao 1948), in closed form."""
+"""The directions that views of a product agree on: linear discriminants (Fisher; Rao 1948), in closed form.
+
+`LearnedViewMap` trains them on from there by gradient.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 import scipy.linalg
+import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
 
 def fit_view_map(
@@ -38,3 +43,27 @@ def fit_view_map(
     chosen = chosen * np.sign(chosen[np.abs(chosen).argmax(0), np.arange(chosen.shape[1])])
     spread = np.sqrt(((x - x.mean(0)) @ chosen).var(0).sum())
     return (chosen / spread).astype(np.float32)
+
+
+class LearnedViewMap(nn.Module):
+    """A map that is trained: scaled at every step to a total variance of 1, so that no loss is met by shrinking it.
+
+    Args:
+        x: (N, d) what it maps.
+        start: (d, r) in closed form.
+    """
+
+    covariance: Tensor
+
+    def __init__(self, x: Tensor, start: Tensor) -> None:
+        super().__init__()
+        self.free = nn.Parameter(start.clone())
+        self.register_buffer("covariance", torch.cov(x.T, correction=0))
+
+    def mapping(self) -> Tensor:
+        """(d, r)."""
+        return self.free / (self.free * (self.covariance @ self.free)).sum().sqrt()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, d) -> (N, r)."""
+        return x @ self.mapping()

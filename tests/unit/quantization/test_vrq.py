@@ -7,17 +7,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support.views import pairs_of, shop
 
+import onevision.quantization.vrq as vrq_module
 from onevision.errors import ArtifactError, OneVisionError
 from onevision.metrics.encoding import view_consistency
 from onevision.quantization.config import QuantizationConfig
+from onevision.quantization.key_training import Level, Trained, train_keys
 from onevision.quantization.kmeans import kmeans, nearest
-from onevision.quantization.losses import code_agreement, commitment, soft_codes, usage
 from onevision.quantization.opq import fit_opq
 from onevision.quantization.residual import ResidualKMeans, ResidualQuantizer
 from onevision.quantization.stage import check_collapse
 from onevision.quantization.view_map import fit_view_map
-from onevision.quantization.vrq import RESTART_EVERY, VRQ, ViewPairs, _distances, _restart
+from onevision.quantization.view_pairs import ViewPairs
+from onevision.quantization.vrq import VRQ
 
 CONFIG = QuantizationConfig(
     codebook_sizes=(8, 8, 4),
@@ -26,20 +29,6 @@ CONFIG = QuantizationConfig(
     steps=60,
     batch_size=128,
 )
-
-
-def shop(products: int = 120, views: int = 6, dim: int = 16, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Unit vectors of products and noisy views of them, the noise in directions of its own."""
-    rng = np.random.default_rng(seed)
-    centre = rng.normal(size=(products, dim)) * np.r_[np.ones(dim // 2), np.zeros(dim // 2)]
-    noise = rng.normal(size=(products, views, dim)) * np.r_[np.full(dim // 2, 0.2), np.ones(dim // 2)]
-    x = (centre[:, None] + noise).reshape(-1, dim)
-    return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32), np.repeat(np.arange(products), views)
-
-
-def pairs_of(product: np.ndarray) -> ViewPairs:
-    u, v = np.nonzero((product[:, None] == product[None]) & ~np.eye(len(product), dtype=bool))
-    return ViewPairs(u, v, product[u])
 
 
 def test_kmeans_leaves_no_cluster_empty_and_is_deterministic() -> None:
@@ -151,13 +140,13 @@ def test_the_example_in_the_docs_runs(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_every_level_is_trained_on_the_pairs_that_agree_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
     x, product = shop(products=60)
-    train_keys, given = VRQ._train_keys, []
+    given = []
 
-    def watched(vrq: VRQ, seen: torch.Tensor, keys: torch.Tensor, pairs: ViewPairs, *rest: Any) -> torch.Tensor:
+    def watched(level: Level, start: torch.Tensor, pairs: ViewPairs, *rest: Any, **named: Any) -> Trained:
         given.append(pairs)
-        return train_keys(vrq, seen, keys, pairs, *rest)
+        return train_keys(level, start, pairs, *rest, **named)
 
-    monkeypatch.setattr(VRQ, "_train_keys", watched)
+    monkeypatch.setattr(vrq_module, "train_keys", watched)
     config = CONFIG.model_copy(update={"steps": 5, "view_levels": 3})
     pairs = pairs_of(product)
     codes = VRQ(16, config).fit(x, pairs).encode(x)
@@ -168,101 +157,12 @@ def test_every_level_is_trained_on_the_pairs_that_agree_before_it(monkeypatch: p
     assert len(pairs.u) == len(given[0].u) > len(given[1].u) > len(given[2].u) > 0
 
 
-@pytest.mark.parametrize("name", ["agreement", "usage", "commitment"])
-def test_each_loss_by_itself_trains_the_keys(name: str) -> None:
-    x = torch.randn(400, 16, generator=torch.Generator().manual_seed(0))
-    pairs = ViewPairs(np.arange(200), np.arange(200, 400), np.arange(200))
-    weights = {f"{loss}_weight": float(loss == name) for loss in ("agreement", "usage", "commitment")}
-    config = CONFIG.model_copy(update={**weights, "view_spread": 1.0, "usage_floor": 1.0, "learning_rate": 0.05})
-    start = x[:8] * torch.linspace(1, 3, 8)[:, None]  # keys far out, which few vectors take
-
-    def loss(keys: torch.Tensor) -> float:
-        u, v, unit = x[:200], x[200:], nearest(x, start)[1].mean()
-        to_mean = _distances((u + v) / 2, keys)
-        code = to_mean.argmin(1)
-        log_u, log_v = (soft_codes(_distances(view, keys), config.temperature * unit.item()) for view in (u, v))
-        losses = {
-            "agreement": code_agreement(log_u, log_v, code),
-            "usage": usage(torch.cat([log_u, log_v]), 1.0),
-            "commitment": commitment(to_mean, code),
-        }
-        return losses[name].item()
-
-    vrq = VRQ(16, config.model_copy(update={"steps": 40}))
-    keys = vrq._train_keys(x, start, pairs, 0, np.random.default_rng(1))
-    assert loss(keys) < 0.9 * loss(start)
-    curve = vrq.loss_curve_
-    assert set(curve) == {f"{loss}, level 1" for loss in ("agreement", "usage", "commitment")}
-    assert [key for key, values in curve.items() if any(values)] == [f"{name}, level 1"]
-
-
-def test_keys_that_nothing_takes_are_moved_in_training() -> None:
-    x = torch.randn(400, 16, generator=torch.Generator().manual_seed(0))
-    pairs = ViewPairs(np.arange(200), np.arange(200, 400), np.arange(200))
-    start = x[:8].clone()
-    start[3] += 100
-    vrqs = [VRQ(16, CONFIG.model_copy(update={"steps": steps})) for steps in (RESTART_EVERY - 1, RESTART_EVERY)]
-    before, after = (vrq._train_keys(x, start, pairs, 0, np.random.default_rng(1)) for vrq in vrqs)
-    assert [vrq.restarted_codes_ for vrq in vrqs] == [0, 1]
-    assert before[3].norm() > 100
-    assert after[3].norm() < 20
-
-
-def test_spreading_views_is_training_on_views_that_lie_further_apart() -> None:
-    x = torch.randn(400, 16, generator=torch.Generator().manual_seed(0))
-    start, mean = x[:8], (x[:200] + x[200:]) / 2
-    pairs = ViewPairs(np.arange(200), np.arange(200, 400), np.arange(200))
-    apart = torch.cat([mean, mean]) + 3 * (x - torch.cat([mean, mean]))
-    # Distances are measured in units of those to the first keys, which are longer from views that lie apart.
-    unit, longer = (nearest(views, start)[1].mean().item() for views in (x, apart))
-    same = CONFIG.model_copy(
-        update={
-            "temperature": CONFIG.temperature * unit / longer,
-            "commitment_weight": CONFIG.commitment_weight * longer / unit,
-            "view_spread": 1.0,
-        }
-    )
-    spread = CONFIG.model_copy(update={"view_spread": 3.0})
-    keys = [
-        VRQ(16, config)._train_keys(views, start, pairs, 0, np.random.default_rng(1))
-        for config, views in ((spread, x), (same, apart))
-    ]
-    torch.testing.assert_close(keys[0], keys[1], rtol=1e-3, atol=1e-4)
-    assert (keys[0] - start).abs().max() > 0.01
-
-
 def test_vrq_is_deterministic_by_seed() -> None:
     x, product = shop(products=40)
     config = CONFIG.model_copy(update={"steps": 20})
     a, b, c = (VRQ(16, config).fit(x, pairs_of(product), seed=s).encode(x) for s in (1, 1, 2))
     np.testing.assert_array_equal(a, b)
     assert (a != c).any()
-
-
-def test_losses_equal_their_formulas() -> None:
-    generator = torch.Generator().manual_seed(0)
-    u, v = (torch.rand(6, 4, generator=generator) for _ in range(2))
-    code = torch.tensor([0, 1, 2, 3, 0, 1])
-    log_u, log_v = soft_codes(u, 0.3), soft_codes(v, 0.3)
-    agreement, taken, share = 0.0, 0.0, [0.0] * 4
-    for row, k in enumerate(code.tolist()):
-        for d in (u[row], v[row]):
-            weights = [math.exp(-float(x) / 0.3) for x in d]
-            agreement -= math.log(weights[k] / sum(weights)) / 12
-            share = [a + b / sum(weights) / 12 for a, b in zip(share, weights, strict=True)]
-        taken += float(u[row, k]) / 6
-    assert code_agreement(log_u, log_v, code).item() == pytest.approx(agreement, rel=1e-5)
-    assert commitment(u, code).item() == pytest.approx(taken, rel=1e-5)
-    entropy = -sum(a * math.log(a) for a in share)
-    both = torch.cat([log_u, log_v])
-    assert usage(both, 1.0).item() == pytest.approx(math.log(4) - entropy, abs=1e-5)
-    assert usage(both, 0.5).item() == 0 < math.log(4) - entropy
-
-
-def test_usage_asks_for_more_codes_only_below_its_floor() -> None:
-    alike, piled = torch.eye(4).clamp_min(1e-6).log(), torch.eye(4)[[0, 0, 0, 1]].clamp_min(1e-6).log()
-    assert usage(alike, 1.0) < usage(piled, 1.0)
-    assert usage(piled, 0.4) == 0 < usage(piled, 0.6)
 
 
 def test_a_deeper_level_learns_from_the_pairs_that_agree_so_far() -> None:
@@ -287,15 +187,6 @@ def test_codebooks_of_aligned_levels_hold_the_mean_of_what_takes_them() -> None:
     codes = vrq.encode(x)[:, 0]
     for code in np.unique(codes):
         np.testing.assert_allclose(vrq.codebook(0)[code].numpy(), x[codes == code].mean(0), atol=1e-5)
-
-
-def test_a_key_that_nothing_takes_is_moved_to_a_view() -> None:
-    keys, views = torch.zeros(3, 2), torch.arange(8.0).reshape(4, 2) + 1
-    taken = torch.tensor([5, 0, 2])
-    assert _restart(keys, taken, views, np.random.default_rng(0)) == 1
-    assert any(torch.equal(keys[1], view) for view in views)
-    assert torch.equal(keys[[0, 2]], torch.zeros(2, 2))
-    assert taken.sum() == 0
 
 
 def test_a_collapsed_codebook_raises_the_alarm(baseline: ResidualKMeans) -> None:
