@@ -18,7 +18,12 @@ def encoding_report(
     run: Annotated[Path | None, typer.Option(help="run folder, instead of files: its embeddings and recipe")] = None,
     out: Annotated[Path | None, typer.Option(help="folder for metrics and page")] = None,
     sizes: Annotated[str, typer.Option(help="codebook sizes, such as 64,32,16; by default from the products")] = "",
-    ablations: Annotated[bool, typer.Option("--ablations", help="also VRQ without each of its losses")] = False,
+    ablations: Annotated[
+        bool, typer.Option("--ablations", help="also VRQ without each part that is on, and with each that is off")
+    ] = False,
+    validation: Annotated[
+        bool, typer.Option("--validation", help="of a run: hold out a fifth of the training products, to choose by")
+    ] = False,
     seed: Annotated[int, typer.Option(min=0)] = 7,
 ) -> None:
     """Compare semantic IDs of your own embeddings: k-means, RQ-VAE, OPQ, FSQ and VRQ."""
@@ -29,12 +34,15 @@ def encoding_report(
     from onevision.runs import Run
 
     wanted = _sizes(sizes)
+    if validation and run is None:
+        raise typer.BadParameter("--validation is of a --run; with files a fifth of the products is held out anyway")
     if run is None and embeddings is not None:
         data = read_encoding_data(embeddings, pairs, categories, seed)
         config = default_config(data, wanted)
     elif run is not None and not (embeddings or pairs or categories):
         found = Run.open(run)
-        data = run_encoding_data(*(found.artifact(stage) for stage in ("validate", "pair", "align")))
+        artifacts = (found.artifact(stage) for stage in ("validate", "pair", "align"))
+        data = run_encoding_data(*artifacts, validation_seed=seed if validation else None)
         config = QuantizationConfig(**found.settings.values["quantization"])
         config = config.model_copy(update={"codebook_sizes": wanted or config.codebook_sizes})
     else:

@@ -55,7 +55,7 @@ def encoding_report(
         data: from files (`read_encoding_data`) or a run (`run_encoding_data`); without pairs there is no VRQ.
         config: sizes and training; by default chosen by the number of products.
         out: folder for `report.json` and `metrics.json`.
-        ablations: also VRQ without each of its losses.
+        ablations: also VRQ without each part that is on, and with each that is off.
 
     Raises:
         OneVisionError: fewer rows than codes.
@@ -179,7 +179,7 @@ def _difference_table(measured: dict[str, Measured], seed: int) -> ReportTable:
 
 
 def _agreement(measured: dict[str, Measured]) -> Figure:
-    shown = {name: found for name, found in measured.items() if not name.startswith("vrq_without")}
+    shown = {name: found for name, found in measured.items() if not name.startswith("vrq_with")}
     heights = {
         f"VC@{level}": [100 * found.metrics.get(f"vc@{level}", 0.0) for found in shown.values()] for level in (1, 2)
     }

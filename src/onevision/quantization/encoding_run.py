@@ -11,11 +11,13 @@ from numpy.typing import NDArray
 from onevision.artifacts import open_artifact
 from onevision.data.contract import CATALOGUE_VIEWS
 from onevision.data.snapshot import Snapshot
-from onevision.quantization.encoding_inputs import EncodingData, item_vectors
+from onevision.quantization.encoding_inputs import HELD_OUT_SHARE, EncodingData, item_vectors
 from onevision.quantization.stage import Embedded, read_view_pairs
 
 
-def run_encoding_data(snapshot: Path, pairs: Path, encoder: Path) -> EncodingData:
+def run_encoding_data(
+    snapshot: Path, pairs: Path, encoder: Path, *, validation_seed: int | None = None
+) -> EncodingData:
     """What `train-vrq` of a run was fitted on, and the photos of the items that it never saw.
 
     Fitted is on the pictures of the split `train` and the pairs of one product among them. Held out are the items none
@@ -25,6 +27,8 @@ def run_encoding_data(snapshot: Path, pairs: Path, encoder: Path) -> EncodingDat
 
     Args:
         snapshot, pairs, encoder: artifacts of one run.
+        validation_seed: hold out a fifth of the products that were trained on, drawn by this seed, with their pictures
+            of training days, and look at no cold item: what settings are chosen by.
     """
     data = Embedded.load(Snapshot.open(snapshot), open_artifact(encoder, "encoder").path)
     mined = pq.read_table(open_artifact(pairs, "pairs").file("image_pairs.parquet"))
@@ -35,12 +39,16 @@ def run_encoding_data(snapshot: Path, pairs: Path, encoder: Path) -> EncodingDat
     product = np.array([number.get(item, -1) for item in owner], dtype=np.int64)
     x = np.ascontiguousarray(data.embedding, dtype=np.float32)
     train = np.flatnonzero(split == "train")
-    cold = np.ones(len(items) + 1, dtype=bool)
-    cold[product[train]] = False
-    cold[-1] = False  # where the product is not known
-    if not cold.any():
-        cold[:-1] = True
-    photo = np.flatnonzero(np.isin(split, ("validation", "test")) & cold[product])
+    held = np.ones(len(items) + 1, dtype=bool)
+    held[product[train]] = False
+    held[-1] = False  # where the product is not known
+    later = np.isin(split, ("validation", "test"))
+    if validation_seed is not None:
+        held, later = _drawn(~held, validation_seed), (split == "train") & ~np.isin(view, CATALOGUE_VIEWS)
+        train = train[~held[product[train]]]
+    elif not held.any():
+        held[:-1] = True
+    photo = np.flatnonzero(later & held[product])
     return EncodingData(
         x=x,
         product=product,
@@ -49,8 +57,16 @@ def run_encoding_data(snapshot: Path, pairs: Path, encoder: Path) -> EncodingDat
         train=train,
         pairs=read_view_pairs(data, mined, train),
         photo=photo,
-        kinds=_kinds(np.concatenate([photo, catalogue[cold[product[catalogue]]]]), product, view),
+        kinds=_kinds(np.concatenate([photo, catalogue[held[product[catalogue]]]]), product, view),
     )
+
+
+def _drawn(trained: NDArray[np.bool_], seed: int) -> NDArray[np.bool_]:
+    """A share of the products that were trained on, as a mask; the last place, of no product, stays out."""
+    known = np.flatnonzero(trained[:-1])
+    held = np.zeros(len(trained), dtype=bool)
+    held[np.random.default_rng(seed).permutation(known)[: round(HELD_OUT_SHARE * len(known))]] = True
+    return held
 
 
 def _kinds(

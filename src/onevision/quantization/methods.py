@@ -15,10 +15,19 @@ from onevision.quantization.baselines.rq_vae import RQVAE
 from onevision.quantization.config import QuantizationConfig
 from onevision.quantization.encoding import Encoding
 from onevision.quantization.residual import ResidualKMeans
-from onevision.quantization.vrq import VRQ, ViewPairs
+from onevision.quantization.view_pairs import ViewPairs
+from onevision.quantization.vrq import VRQ
 
 HIDDEN = 256
 """Width of the hidden layers of RQ-VAE's and FSQ's autoencoders."""
+OPTIONS: dict[str, float | bool] = {
+    "contrast_weight": 0.3,
+    "category_weight": 3.0,
+    "margin_weight": 1.0,
+    "learn_view_map": True,
+    "balance_last_level": True,
+}
+"""Parts of VRQ that a recipe may leave off -> what an ablation puts them to (weights by ADR 7)."""
 
 
 def fit_methods(
@@ -31,7 +40,7 @@ def fit_methods(
 
     Args:
         pairs: rows of `x` that show one product; without any there is no VRQ.
-        ablations: also VRQ with each of its losses taken out, which costs a training each.
+        ablations: also VRQ without each part that is on and with each that is off, which costs a training each.
     """
     dim, sizes = x.shape[1], config.codebook_sizes
     iterations = config.kmeans_iterations
@@ -50,14 +59,24 @@ def fit_methods(
     methods["fsq"] = FSQ(dim, all_sizes, hidden=HIDDEN).fit(x, budget, seed=seed)
     if len(pairs.u):
         methods["vrq"] = VRQ(dim, config).fit(x, pairs, seed=seed)
-        for name, ablated in ablated_configs(config).items() if ablations else ():
+        known = pairs.category is not None
+        for name, ablated in ablated_configs(config, categories=known).items() if ablations else ():
             methods[name] = VRQ(dim, ablated).fit(x, pairs, seed=seed)
     return methods
 
 
-def ablated_configs(config: QuantizationConfig) -> dict[str, QuantizationConfig]:
-    """VRQ's recipe without each of its losses (fields that end in `_weight`), and without training of its keys."""
-    weights = [field for field in type(config).model_fields if field.endswith("_weight") and getattr(config, field)]
-    removed = {f"vrq_without_{field.removesuffix('_weight')}": {field: 0.0} for field in weights}
-    untrained = {"vrq_closed_form": {"steps": 0}} if config.steps else {}
-    return {name: config.model_copy(update=update) for name, update in (removed | untrained).items()}
+def ablated_configs(config: QuantizationConfig, *, categories: bool = True) -> dict[str, QuantizationConfig]:
+    """VRQ's recipe without each part that is on, with each that is off, and without training of its keys.
+
+    Args:
+        categories: whether they are known, which the category loss needs.
+    """
+    found: dict[str, dict[str, float | bool]] = {"vrq_closed_form": {"steps": 0}} if config.steps else {}
+    losses = [field for field in type(config).model_fields if field.endswith("_weight")]
+    for field in dict.fromkeys((*losses, *OPTIONS)):
+        part = field.removesuffix("_weight")
+        if getattr(config, field):
+            found[f"vrq_without_{part}"] = {field: type(getattr(config, field))()}
+        elif field in OPTIONS and (categories or field != "category_weight"):
+            found[f"vrq_with_{part}"] = {field: OPTIONS[field]}
+    return {name: config.model_copy(update=update) for name, update in found.items()}

@@ -201,6 +201,8 @@ def test_the_command_writes_the_report_of_files(files, kinds, report, tmp_path, 
     assert {"report.json", "report.html"} <= {path.name for path in (tmp_path / "out").iterdir()}
     code, _, error = run_command(monkeypatch, capsys, "encoding-report", *given, "--sizes", "eight")
     assert (code, "write them as 64,32,16" in error) == (1, True)
+    code, _, error = run_command(monkeypatch, capsys, "encoding-report", *given, "--validation")
+    assert (code, "--validation is of a --run" in error) == (2, True)
     code, _, error = run_command(monkeypatch, capsys, "encoding-report", "--pairs", kinds)
     assert (code, "give either --embeddings" in error) == (2, True)
 
@@ -280,20 +282,40 @@ def test_a_product_with_many_photos_counts_once(files):
     assert many.difference(once, "r@1").mean == 0
 
 
-def test_ablations_take_out_one_loss_each(files):
+def test_ablations_take_out_each_part_that_is_on_and_add_each_that_is_off(files):
     data = read(files)
     config = default_config(data, (8, 4))
     ablated = ablated_configs(config)
-    assert "vrq_closed_form" in ablated
-    weights = [name for name in type(config).model_fields if name.endswith("_weight")]
+    parts = {"contrast", "category", "margin", "learn_view_map", "balance_last_level"}
+    taken_out = {f"vrq_without_{loss}" for loss in ("agreement", "usage", "commitment")}
+    assert set(ablated) == {"vrq_closed_form"} | taken_out | {f"vrq_with_{part}" for part in parts}
     for name, changed in ablated.items():
-        differing = [f for f in type(config).model_fields if getattr(changed, f) != getattr(config, f)]
-        assert len(differing) == 1, name
-        assert not getattr(changed, differing[0])
-    assert {f"vrq_without_{w.removesuffix('_weight')}" for w in weights if getattr(config, w)} <= set(ablated)
-    short = config.model_copy(update={"steps": 2})
-    fitted = fit_methods(data.x[data.train], data.pairs, short, ablations=True, seed=7)
-    assert set(fitted) == METHODS | set(ablated)
+        (differing,) = (f for f in type(config).model_fields if getattr(changed, f) != getattr(config, f))
+        assert bool(getattr(changed, differing)) == ("vrq_with_" in name)
+        type(config)(**changed.model_dump())  # of the right kind, and within its limits
+    on = ablated_configs(config.model_copy(update={"margin_weight": 0.5, "balance_last_level": True}))
+    assert {"vrq_without_margin", "vrq_without_balance_last_level"} <= set(on)
+    assert (on["vrq_without_margin"].margin_weight, on["vrq_without_balance_last_level"].balance_last_level) == (
+        0,
+        False,
+    )
+
+
+def test_an_ablation_report_has_every_part_beside_vrq(files):
+    data = read(files)
+    config = default_config(data, (8, 4)).model_copy(update={"steps": 2})
+    ablated = set(ablated_configs(config))
+    assert set(fit_methods(data.x[data.train], data.pairs, config, ablations=True, seed=7)) == METHODS | ablated
+    unknown = replace(data.pairs, category=None)
+    fitted = fit_methods(data.x[data.train], unknown, config, ablations=True, seed=7)
+    assert set(fitted) == METHODS | ablated - {"vrq_with_category"}
+
+
+def test_training_pairs_know_the_category_of_their_product(files):
+    data = read(files)
+    owner = np.load(files / "owner.npy")
+    np.testing.assert_array_equal(data.pairs.category, owner[data.train[data.pairs.u]] % 4)
+    assert read_encoding_data(files / "x.npy", files / "pairs.npy", None, seed=7).pairs.category is None
 
 
 def test_collapse_alarm_hears_few_codes_doing_all_the_work():

@@ -13,6 +13,7 @@ from support.models import make_models
 from onevision.artifacts import finish_artifact
 from onevision.quantization import stage
 from onevision.quantization.config import QuantizationConfig
+from onevision.quantization.encoding_inputs import HELD_OUT_SHARE
 from onevision.quantization.encoding_run import run_encoding_data
 
 
@@ -75,6 +76,35 @@ def test_without_new_products_the_photos_alone_are_held_out(artifacts, images, t
     assert sorted(every.image_id.iloc[data.photo]) == sorted(later.image_id)
     assert not set(data.photo) & set(data.train)
     assert set(data.target) <= set(data.product[data.train])
+
+
+def test_validation_holds_out_training_products_and_no_cold_one(artifacts, data, images):
+    inputs = [artifacts[name] for name in ("snapshot", "pairs", "encoder")]
+    held, again, other = (run_encoding_data(*inputs, validation_seed=seed) for seed in (1, 1, 2))
+    trained = set(data.product[data.train]) - {-1}
+    products = set(held.target)
+    assert products
+    assert products < trained
+    assert not products & set(held.product[held.train])
+    whole = products | set(held.product[held.train])
+    assert trained == whole - {-1}
+    assert len(trained - set(held.product[held.train])) == round(HELD_OUT_SHARE * len(trained))
+    photos = images.iloc[held.photo]
+    assert set(photos.split) == {"train"}
+    assert not set(photos["view"]) & {"main", "sku"}
+    assert not set(held.product[held.train[held.pairs.u]]) & products
+    for ends in held.kinds.values():
+        assert set(held.product[ends[:, 0]]) <= trained - set(held.product[held.train])
+    np.testing.assert_array_equal(held.photo, again.photo)
+    assert held.photo.tolist() != other.photo.tolist()
+
+
+def test_view_pairs_of_a_run_know_their_category(artifacts, data, images):
+    items = pq.read_table(artifacts["snapshot"] / "items.parquet").to_pandas()
+    category = dict(zip(items.item_id, items.category_id, strict=True))
+    shown = images.item_id.to_numpy()[data.train[data.pairs.u]]
+    named = {(number, category[item]) for number, item in zip(data.pairs.category.tolist(), shown, strict=True)}
+    assert len({number for number, _ in named}) == len({name for _, name in named}) == len(named) > 1
 
 
 def test_training_the_codebooks_of_a_run_warns_of_codes_used_unevenly(artifacts, tmp_path, monkeypatch):
