@@ -9,6 +9,7 @@ import pytest
 import torch
 from support.views import pairs_of, shop
 
+import onevision.quantization.vrq as vrq_module
 from onevision.errors import OneVisionError
 from onevision.quantization.config import QuantizationConfig
 from onevision.quantization.key_training import RESTART_EVERY, Level, Trained, _restart, train_keys
@@ -211,7 +212,29 @@ def test_a_learnt_map_is_what_all_levels_look_through() -> None:
     spread = (torch.from_numpy(x) @ learnt.view_map).var(0, correction=0).sum()
     assert spread.item() == pytest.approx(1, rel=1e-3)
     codes = learnt.encode(x)
+    first = codes[:, 0]
     seen = torch.from_numpy(x) @ learnt.view_map
-    np.testing.assert_array_equal(codes[:, 0], nearest(seen, learnt.keys(0))[0].numpy())
-    rest = torch.from_numpy(x) - learnt.codebook(0)[codes[:, 0].astype(int)]
+    np.testing.assert_array_equal(first, nearest(seen, learnt.keys(0))[0].numpy())
+    for code in np.unique(first):
+        np.testing.assert_allclose(learnt.codebook(0)[code].numpy(), x[first == code].mean(0), atol=1e-5)
+    rest = torch.from_numpy(x) - learnt.codebook(0)[first.astype(int)]
     np.testing.assert_array_equal(codes[:, 1], nearest(rest @ learnt.view_map, learnt.keys(1))[0].numpy())
+
+
+def test_vrq_tells_each_level_what_came_before_it_and_which_is_the_deepest(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, product = shop(products=40)
+    given = []
+
+    def watched(level: Level, *rest: Any, **named: Any) -> Trained:
+        given.append(level)
+        return train_keys(level, *rest, **named)
+
+    monkeypatch.setattr(vrq_module, "train_keys", watched)
+    config = CONFIG.model_copy(update={"margin_weight": 1.0, "steps": 5, "view_levels": 3})
+    vrq = VRQ(16, config).fit(x, pairs_of(product))
+    assert [level.deepest for level in given] == [False, False, True]
+    assert [name for name in vrq.loss_curve_ if "margin" in name] == ["margin, level 3"]
+    codes = vrq.encode(x)
+    for level, found in enumerate(given):
+        said = torch.from_numpy(vrq.decode(codes[:, :level])) @ vrq.view_map
+        torch.testing.assert_close(found.before, said, rtol=1e-3, atol=1e-4)
