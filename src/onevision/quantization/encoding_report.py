@@ -86,7 +86,7 @@ def encoding_report(
             "held_out_photos": len(data.photo),
         },
         metrics=metrics,
-        warnings=_left_out(data, config) + _collapses(methods, metrics),
+        warnings=_left_out(data, config, ablations=ablations) + _collapses(methods, metrics),
         tables=tables,
         figures=[_agreement(measured)] if len(data.photo) else [],
         seconds=time.perf_counter() - began,
@@ -189,9 +189,13 @@ def _agreement(measured: dict[str, Measured]) -> Figure:
     return Figure(title, "svg", chart, "Held-out photos that share the first code, or two, of their product.")
 
 
-def _left_out(data: EncodingData, config: QuantizationConfig) -> list[str]:
-    dim = data.x.shape[1]
-    return [f"d = {dim} is odd: OPQ, which halves it, is left out"] if dim % 2 and not config.opq_subspaces else []
+def _left_out(data: EncodingData, config: QuantizationConfig, *, ablations: bool) -> list[str]:
+    dim, found = data.x.shape[1], []
+    if dim % 2 and not config.opq_subspaces:
+        found.append(f"d = {dim} is odd: OPQ, which halves it, is left out")
+    if ablations and data.pairs.category is None:
+        found.append("categories are not known: VRQ with a category loss is left out")
+    return found
 
 
 def _collapses(methods: dict[str, Encoding], metrics: dict[str, float]) -> list[str]:

@@ -23,7 +23,7 @@ from onevision.quantization.encoding_report import (
     default_config,
     encoding_report,
 )
-from onevision.quantization.methods import ablated_configs, fit_methods
+from onevision.quantization.methods import ablated_configs
 from onevision.quantization.residual import ResidualKMeans
 from onevision.quantization.sizing import candidates, suggest
 from onevision.report import StageReport
@@ -305,10 +305,12 @@ def test_an_ablation_report_has_every_part_beside_vrq(files):
     data = read(files)
     config = default_config(data, (8, 4)).model_copy(update={"steps": 2})
     ablated = set(ablated_configs(config))
-    assert set(fit_methods(data.x[data.train], data.pairs, config, ablations=True, seed=7)) == METHODS | ablated
-    unknown = replace(data.pairs, category=None)
-    fitted = fit_methods(data.x[data.train], unknown, config, ablations=True, seed=7)
-    assert set(fitted) == METHODS | ablated - {"vrq_with_category"}
+    unknown = replace(data, pairs=replace(data.pairs, category=None))
+    reports = [encoding_report(given, config, ablations=True) for given in (data, unknown)]
+    found = [{row[0] for row in tables_of(report)["Encodings"].rows} for report in reports]
+    assert found == [METHODS | ablated, METHODS | ablated - {"vrq_with_category"}]
+    warning = "categories are not known: VRQ with a category loss is left out"
+    assert [warning in report.warnings for report in reports] == [False, True]
 
 
 def test_training_pairs_know_the_category_of_their_product(files):
