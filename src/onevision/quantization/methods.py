@@ -27,7 +27,7 @@ OPTIONS: dict[str, float | bool] = {
     "learn_view_map": True,
     "balance_last_level": True,
 }
-"""Parts of VRQ that a recipe may leave off -> what an ablation puts them to (weights by ADR 7)."""
+"""Parts of VRQ that a recipe may leave off -> what an ablation puts them to (weights: ADR 7)."""
 
 
 def fit_methods(
