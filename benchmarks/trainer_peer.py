@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from onevision.generator.dropout import Dropout
 from onevision.generator.prompts import Prompt
@@ -87,6 +87,7 @@ def make_peer(trainer: GeneratorTrainer, steps: int, folder: str) -> tuple[Train
     peer = Trainer(
         WithLoss(trainer), arguments, data_collator=lambda rows: rows[0], train_dataset=batches, callbacks=[seconds]
     )
+    peer.remove_callback(PrinterCallback)
     return peer, seconds
 
 
