@@ -79,7 +79,7 @@ bench-quantizer: setup ## residual k-means against faiss: CPU seconds, error, sh
 bench-decoding: setup ## constrained beam search beside transformers' generate: ms a query, split, memory of the trie
 	$(BIN)/python benchmarks/bench_decoding.py --sweep --repeats 12 --out docs/results/decoding.json
 
-bench-training: setup ## training of the generator beside a plain loop: samples a second, share of the matrix rate
+bench-training: setup ## training of the generator beside transformers.Trainer: samples a second, share of the matrix rate
 	$(BIN)/python benchmarks/bench_training.py --out docs/results/training.json
 
 bench-serving: setup ## the server under load: batches or none, generator or cascade, overload (five minutes, after a demo)

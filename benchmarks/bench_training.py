@@ -1,13 +1,12 @@
-"""Training of the generator (stage S2) against a plain PyTorch loop, and its share of the machine's matrix rate.
+"""Training of the generator (stage S2) against `transformers.Trainer`, and its share of the machine's matrix rate.
 
     make bench-training
     python benchmarks/bench_training.py [--batch 128] [--repeats 8] [--out FILE.json]
 
 One generator of 9M parameters (4 + 4 layers, d = 256, codebooks 4096/1024/512 + 64), dropout 0.3. A batch is what S2
 draws: 30 % searches with histories as long as those of the quickstart shop, three in ten of them hidden, and 70 %
-pictures without any. The peer is the loop that `transformers.Trainer` runs, written out, because the `Trainer` itself
-needs `accelerate`: random batches padded to their longest, `torch.nn.Dropout`, clipping, AdamW; once in float32, once
-under bf16 autocast.
+pictures without any. The peer is the same model, with `torch.nn.Dropout`, in a `transformers.Trainer`: random batches
+padded to their longest, its clipping and its AdamW; once in float32, once under bf16 autocast.
 Both sides take the same batch at every step, compute the same loss and keep the memory that they free, as stages do.
 One thread; CPU seconds, the best of several steps; the matrix rate is the best of before and after.
 """
@@ -27,22 +26,22 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from bench_decoding import make_generator, make_prompt, make_sids
 from torch.utils.flop_counter import FlopCounterMode
+from trainer_peer import trainer_figures
 
 from onevision.allocator import keep_freed_memory
 from onevision.distributed import Group
 from onevision.generator.config import GeneratorTrainingConfig
-from onevision.generator.dropout import Dropout
 from onevision.generator.prompts import Prompt
 from onevision.generator.samples import Samples
-from onevision.generator.training import CATEGORY_LOSS, MAX_GRADIENT_NORM, GeneratorTrainer, sid_loss
+from onevision.generator.training import GeneratorTrainer
 from onevision.quantization.gemm import fast_matmul
 
 HISTORY, LONG_SHARE = (6.7, 4.6, 2.5), 0.9
 """Mean length of each history, and how many shoppers have a long one: quickstart's."""
 SEED, ITEMS = 7, 20_000
+PEER = "transformers.Trainer"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 MICRO_BATCHES = 3
 """Two parts of a batch are pictures alone, then; the searches are in the third."""
@@ -85,31 +84,6 @@ def cut_histories(prompt: Prompt, rng: np.random.Generator) -> None:
     prompt.long_history[torch.from_numpy(rng.random(len(prompt)) > LONG_SHARE)] = -1
 
 
-def plain_loop(trainer: GeneratorTrainer) -> Callable[[], None]:
-    """One step of the peer, with the trainer's batches and its model."""
-    model, bf16 = trainer.model, trainer.config.precision == "bf16"
-    for module in model.modules():
-        for name, child in module.named_children():
-            if isinstance(child, Dropout):
-                setattr(module, name, torch.nn.Dropout(child.p))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-
-    def step() -> None:
-        model.train()
-        prompt, item, weight = trainer._batch("S2")
-        target = trainer.item_sids[item]
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            log_p, memory = model(prompt, target)
-        guess = F.cross_entropy(memory.category_logits, trainer.item_category[item])
-        loss = sid_loss(log_p, target, weight) + CATEGORY_LOSS * guess
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_GRADIENT_NORM)
-        optimizer.step()
-        optimizer.zero_grad()
-
-    return step
-
-
 def cpu_seconds(step: Callable[[], Any], repeats: int, before: Callable[[], None] = lambda: None) -> float:
     """The best of several, after one; `before` each something is done that is not timed."""
     step()
@@ -127,6 +101,17 @@ def matrix_rate(dtype: torch.dtype, size: int = 2048) -> float:
     a, b = (torch.randn(size, size).to(dtype) for _ in range(2))
     with fast_matmul():
         return 2 * size**3 / cpu_seconds(lambda: a @ b, 4)
+
+
+def our_figures(trainer: GeneratorTrainer, repeats: int) -> tuple[float, int]:
+    """CPU seconds of the best of several steps on one batch, and floating-point operations of one."""
+    step = partial(trainer._step, "S2", 0.0)
+    again = partial(setattr, trainer.rng.bit_generator, "state", trainer.rng.bit_generator.state)
+    seconds = cpu_seconds(step, repeats, again)
+    again()
+    with FlopCounterMode(display=False) as counter:
+        step()
+    return seconds, counter.get_total_flops()
 
 
 def tokens(trainer: GeneratorTrainer) -> tuple[int, int]:
@@ -152,29 +137,22 @@ def main() -> None:
     torch.set_num_threads(1)
     rates = {precision: matrix_rate(dtype) for precision, dtype in DTYPES.items()}
     loops: dict[str, dict[str, float]] = {}
-    sides = [("plain loop", p, 1) for p in rates] + [("ours", p, MICRO_BATCHES) for p in rates]
-    for name, precision, parts in sides:
-        trainer = make_trainer(precision, parts, arguments.batch)
-        step = partial(trainer._step, "S2", 0.0) if name == "ours" else plain_loop(trainer)
-        again = partial(setattr, trainer.rng.bit_generator, "state", trainer.rng.bit_generator.state)
-        seconds = cpu_seconds(step, arguments.repeats, again)
-        again()
-        with FlopCounterMode(display=False) as counter:
-            step()
-        again()
-        real, read = tokens(trainer)
-        flops = counter.get_total_flops() / seconds
+    sides = [(PEER, p, 1, trainer_figures) for p in rates] + [("ours", p, MICRO_BATCHES, our_figures) for p in rates]
+    for name, precision, parts, figures_of in sides:
+        make = partial(make_trainer, precision, parts, arguments.batch)
+        seconds, operations = figures_of(make(), arguments.repeats)
+        real, read = tokens(make())
         loops[f"{name}, {precision}"] = {
             "samples_a_second": arguments.batch / seconds,
             "real_tokens": real / read,
-            "gflops": flops / 1e9,
+            "gflops": operations / seconds / 1e9,
         }
     rates = {precision: max(rate, matrix_rate(DTYPES[precision])) for precision, rate in rates.items()}
     print("one large product: " + ", ".join(f"{name} {rate / 1e9:.0f} GFLOP/s" for name, rate in rates.items()))
     print(f"{'':28}{'samples/s':>10}{'real tokens':>13}{'GFLOP/s':>9}{'of matrix rate':>16}{'ratio':>7}")
     for title, row in loops.items():
         row["share"] = 1e9 * row["gflops"] / rates[title.split(", ")[1]]
-        row["ratio"] = row["samples_a_second"] / loops["plain loop, fp32"]["samples_a_second"]
+        row["ratio"] = row["samples_a_second"] / loops[f"{PEER}, fp32"]["samples_a_second"]
         print(
             f"{title:28}{row['samples_a_second']:10.1f}{row['real_tokens']:13.0%}"
             f"{row['gflops']:9.0f}{row['share']:16.0%}{row['ratio']:6.1f}x"

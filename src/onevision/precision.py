@@ -1,4 +1,4 @@
-"""Mixed precision: bfloat16 where a device has it."""
+"""Precision of training and search: bfloat16 where a device has it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Precision = Literal["auto", "fp32", "bf16"]
 
 
 def use_bf16(precision: Precision, device: torch.device) -> bool:
-    """Whether to train under bf16 autocast; `auto` asks the CPU or the GPU whether it has it natively."""
+    """Whether to compute in bfloat16; `auto` asks the CPU or the GPU whether it has it natively."""
     import torch
 
     if precision == "auto":

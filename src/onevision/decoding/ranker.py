@@ -23,6 +23,7 @@ from onevision.generator.modelling import Generator
 from onevision.generator.products import VectorTable
 from onevision.generator.prompts import PromptBuilder, Task, without_shopper
 from onevision.generator.token_pruning import PruningSetting
+from onevision.precision import Precision, use_bf16
 from onevision.quantization.gemm import fast_matmul
 from onevision.semantic_ids.catalogue import Catalogue
 
@@ -70,8 +71,20 @@ class GeneratorRanker:
         self.known_sids = np.unique(self._sid_keys(catalogue.codes.astype(np.int64)))
 
     @classmethod
-    def open(cls, encoder: Path, semantic_ids: Path, generator: Path, pruning: Path | None = None) -> GeneratorRanker:
-        """Open artifacts; `ArtifactError` unless they are of one generation."""
+    def open(
+        cls,
+        encoder: Path,
+        semantic_ids: Path,
+        generator: Path,
+        pruning: Path | None = None,
+        *,
+        precision: Precision = "fp32",
+    ) -> GeneratorRanker:
+        """Open artifacts; `ArtifactError` unless they are of one generation.
+
+        Args:
+            precision: of the generator's layers; scores are float32 always.
+        """
         artifacts = [
             open_artifact(encoder, "encoder", verify=False),
             open_artifact(semantic_ids, "semantic_ids"),
@@ -84,7 +97,8 @@ class GeneratorRanker:
         require_same_generation(*artifacts)
         catalogue = Catalogue.open(semantic_ids)
         choice = ChoiceModel.from_pretrained(generator, catalogue)
-        return cls(Generator.from_pretrained(generator).freeze(), catalogue, choice, setting)
+        layers = torch.bfloat16 if use_bf16(precision, torch.device("cpu")) else torch.float32
+        return cls(Generator.from_pretrained(generator).freeze(layers), catalogue, choice, setting)
 
     def use_pruning(self, setting: PruningSetting, keep: KeepRule | None = None) -> None:
         """Search with this setting; `keep` takes the place of its rule for image tokens."""

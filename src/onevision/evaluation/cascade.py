@@ -1,4 +1,4 @@
-"""The multi-stage cascade that the generator is measured against: dense recall, then a trained personalised ranker.
+"""The multi-stage cascade that the generator is measured against: dense recall by faiss, then a personalised ranker.
 
 It is built to win: the ranker (LightGBM LambdaRank) sees the photo's embedding, the shopper's histories and profile,
 brand, price and click rates, as the generator and its choice model do. Its setting and its number of trees are chosen

@@ -1,16 +1,18 @@
-"""Dense nearest neighbours: exact cosine search where an item's best view speaks for it."""
+"""Dense nearest neighbours: exact inner products by faiss, where an item's best view speaks for it."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-_BLOCK_FLOATS = 16_000_000
-"""Similarities held at once (64 MB), whatever the size of the catalogue."""
+_BLOCK = 2_000_000
+"""Views found at once, of all queries together (24 MB as faiss gives them)."""
 
 
 class DenseSearch:
-    """Exact search over all catalogue views of `items` items.
+    """Exact search (`faiss.IndexFlatIP`) over all catalogue views of `items` items.
 
     Args:
         view_embedding: (V, d), unit length.
@@ -18,19 +20,12 @@ class DenseSearch:
     """
 
     def __init__(self, view_embedding: NDArray[np.float32], view_item: NDArray[np.int64], items: int) -> None:
-        order = np.argsort(view_item, kind="stable")
-        self._views = np.ascontiguousarray(view_embedding[order], dtype=np.float32)
-        self._owners, self._starts = np.unique(view_item[order], return_index=True)
-        self._items = items
+        import faiss
 
-    def similarity(self, query: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Largest cosine similarity of each query (Q, d) with any view of each item, (Q, I)."""
-        best = np.maximum.reduceat(query.astype(np.float32) @ self._views.T, self._starts, axis=1)
-        if len(self._owners) == self._items:
-            return best
-        out = np.full((len(query), self._items), -np.inf, dtype=np.float32)
-        out[:, self._owners] = best
-        return out
+        self._owner = np.asarray(view_item, dtype=np.int64)
+        self._items = items
+        self._index: Any = faiss.IndexFlatIP(view_embedding.shape[1])
+        self._index.add(np.ascontiguousarray(view_embedding, dtype=np.float32))
 
     def search(
         self, query: NDArray[np.float32], k: int, allowed: NDArray[np.bool_] | None = None
@@ -43,29 +38,47 @@ class DenseSearch:
         """
         rows = np.full((len(query), k), -1, dtype=np.int64)
         scores = np.full((len(query), k), -np.inf, dtype=np.float32)
-        there = len(self._owners) if allowed is None else int(allowed[self._owners].sum())
-        block = max(1, _BLOCK_FLOATS // max(len(self._views), 1))
-        for start in range(0, len(query) if there else 0, block):
-            best = self.similarity(query[start : start + block])
-            if allowed is not None:
-                best[:, ~allowed] = -np.inf
-            top = _largest(best, min(k, there))
-            found = slice(start, start + len(best)), slice(0, top.shape[1])
-            rows[found] = top
-            scores[found] = np.take_along_axis(best, top, axis=1)
+        some = None if allowed is None else allowed[self._owner]
+        there = len(self._owner) if some is None else int(some.sum())
+        # As many views as k items have on average; twice as many where these are of fewer items.
+        views = k * -(-len(self._owner) // self._items) + 1
+        left = np.arange(len(query) if there else 0)
+        while len(left):
+            views = min(views, there)
+            unsure = [left[:0]]
+            for part in np.array_split(left, len(left) * views // _BLOCK + 1):
+                score, view = self._nearest_views(query[part], views, some)
+                item, best = _best_of_items(self._owner[view], score)
+                found = min(k, views)
+                rows[part, :found], scores[part, :found] = item[:, :k], best[:, :k]
+                # An item that was not found may be as near as the last view, and have a smaller row.
+                if views < there:
+                    unsure.append(part[best[:, k - 1] <= score[:, -1]])
+            left = np.concatenate(unsure)
+            views *= 2
         return rows, scores
 
+    def _nearest_views(
+        self, query: NDArray[np.float32], views: int, some: NDArray[np.bool_] | None
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Similarities and numbers (Q, views) of the nearest views, of all or of `some` (V,), nearest first."""
+        import faiss
 
-def _largest(values: NDArray[np.float32], k: int) -> NDArray[np.int64]:
-    """Columns of the k largest values of each row, descending; among equals the smaller column is first."""
-    if k < values.shape[1]:
-        bound = np.partition(values, values.shape[1] - k, axis=1)[:, values.shape[1] - k]
-        tied = (values == bound[:, None]).sum(axis=1) > 1
-        top = np.argpartition(-values, k - 1, axis=1)[:, :k]
-        for row in np.flatnonzero(tied):  # argpartition takes any of the tied ones
-            top[row] = np.argsort(-values[row], kind="stable")[:k]
-        top.sort(axis=1)
-    else:
-        top = np.broadcast_to(np.arange(values.shape[1]), values.shape)
-    order = np.argsort(-np.take_along_axis(values, top, axis=1), axis=1, kind="stable")
-    return np.take_along_axis(top, order, axis=1)
+        parameters = None
+        if some is not None:  # faiss declares the arguments of C++; the selector must outlive the parameters
+            selector = faiss.IDSelectorBitmap(np.packbits(some, bitorder="little"))  # type: ignore[call-arg, arg-type]
+            parameters = faiss.SearchParameters(sel=selector)  # type: ignore[call-arg]
+        score, view = self._index.search(np.ascontiguousarray(query, dtype=np.float32), views, params=parameters)
+        return score, view
+
+
+def _best_of_items(
+    owner: NDArray[np.int64], score: NDArray[np.float32]
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Items (Q, n), best first, and their largest scores, from views (Q, n) of them, best first; -1 and -inf behind."""
+    by_item = np.argsort(owner, axis=1, kind="stable")  # an item's best view stays its first
+    owner, score = np.take_along_axis(owner, by_item, axis=1), np.take_along_axis(score, by_item, axis=1)
+    again = owner[:, 1:] == owner[:, :-1]
+    score[:, 1:][again], owner[:, 1:][again] = -np.inf, -1
+    order = np.argsort(-score, axis=1, kind="stable")
+    return np.take_along_axis(owner, order, axis=1), np.take_along_axis(score, order, axis=1)

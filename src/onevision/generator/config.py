@@ -39,6 +39,15 @@ class GeneratorTrainingConfig(Section):
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.05, ge=0)
     steps_visual: int = Field(200, ge=0, description="stage P: image -> semantic ID, view A -> item of view B")
+    category_weight: float = Field(
+        0.1, ge=0, description="weight of the guess of the product's category beside the semantic ID, in all stages"
+    )
+    category_to_id_share: float = Field(
+        0.0, ge=0, le=0.5, description="share of stage P and its replay: a category -> the semantic ID of an item in it"
+    )
+    id_to_category_share: float = Field(
+        0.0, ge=0, le=0.5, description="share of stage P and its replay: a semantic ID -> its category"
+    )
     steps_cooccurrence: int = Field(100, ge=0, description="stage S1: query image -> clicked item, no user")
     steps_personal: int = Field(200, ge=0, description="stage S2: full prompt -> clicked or ordered item")
     check_every: int = Field(100, ge=1, description="steps between checks on validation days; the best one is kept")

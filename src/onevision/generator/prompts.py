@@ -32,6 +32,8 @@ class Task(IntEnum):
 class Prompt:
     """A batch of B prompts.
 
+    What is not shown of the product is 0: it is then the same in all prompts, and attention needs no mask for it.
+
     Attributes:
         tokens: (B, T, C) patch tokens, float16; embedding: (B, d); category: (B, K) predicted mixture.
         history: (B, 3, H, L) semantic IDs of recently clicked, searched and ordered items, newest first, -1 for none.
@@ -63,6 +65,10 @@ class Prompt:
         """Tokens (B,) of history and long history: what prompts differ in."""
         recent = (self.history[..., 0] >= 0).sum((1, 2))
         return recent + LONG_TOKENS * (self.long_history[:, 0, 0] >= 0)
+
+    def shows_product(self) -> Tensor:
+        """Which prompts (B,) show a product, by its picture or by its codes; the others hold a category alone."""
+        return self.embedding.any(1)
 
     def without_user(self, rows: Tensor | None = None) -> Prompt:
         """Hide history and profile, of `rows` (B,) bool or of all."""

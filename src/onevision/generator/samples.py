@@ -1,4 +1,5 @@
-"""What the generator learns from: pictures with their product, and queries with what was clicked and ordered."""
+"""What the generator learns from: pictures, categories and semantic IDs with their product, and queries with what was
+clicked and ordered."""
 
 from __future__ import annotations
 
@@ -17,6 +18,7 @@ from onevision.errors import OneVisionError
 from onevision.features.queries import QuerySet
 from onevision.generator.config import GeneratorTrainingConfig
 from onevision.generator.prompts import Prompt, PromptBuilder
+from onevision.quantization.residual import ResidualQuantizer
 from onevision.semantic_ids.catalogue import Catalogue
 
 
@@ -81,6 +83,46 @@ def picture_samples(encoder: Path, builder: PromptBuilder, catalogue: Catalogue)
     weight = 1.0 / np.bincount(item, minlength=len(main))[item] ** 0.5
     weight = (weight / weight.mean()).astype(np.float32)
     return Samples(prompts, np.arange(len(rows)), item, weight, np.where(is_catalogue, -1, main[item]))
+
+
+def category_tasks(
+    catalogue: Catalogue,
+    category: NDArray[np.int64],
+    quantizer: ResidualQuantizer,
+    builder: PromptBuilder,
+    patches: tuple[int, int],
+    config: GeneratorTrainingConfig,
+) -> list[tuple[Samples, float]]:
+    """Stage P between category and semantic ID, of all items whose category row (I,) is known (not -1).
+
+    Args:
+        patches: (T, C) of pictures' patch tokens.
+
+    Returns:
+        categories alone, each asked for the semantic ID of an item in it, and semantic IDs alone, each shown as the
+        point that its codes stand for, whose category is asked for (the ID itself has no weight there); beside each its
+        share of stage P. Nothing where both shares are 0.
+    """
+    shares = (config.category_to_id_share, config.id_to_category_share)
+    if not any(shares):
+        return []
+    item = np.flatnonzero(category >= 0)
+    if not len(item):
+        raise OneVisionError(
+            "no item has a category that the encoder knows: generator.category_to_id_share and "
+            "generator.id_to_category_share must be 0"
+        )
+    row, none = np.arange(len(item)), np.full(len(item), -1)
+    tokens = np.zeros((len(item), *patches), np.float16)
+    points = quantizer.decode(catalogue.codes[item])
+    shown = np.zeros((len(item), builder.config.categories), np.float16)
+    of_points = builder.pictures(points, shown, tokens)
+    shown[row, category[item]] = 1
+    of_categories = builder.pictures(np.zeros_like(points), shown, tokens)
+    weight = np.ones(len(item), np.float32)
+    to_id = Samples(of_categories, row, item, weight, none)
+    to_category = Samples(of_points, row, item, np.zeros_like(weight), none)
+    return list(zip((to_id, to_category), shares, strict=True))
 
 
 def query_samples(

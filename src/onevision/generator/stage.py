@@ -24,7 +24,7 @@ from onevision.generator.config import GeneratorTrainingConfig
 from onevision.generator.configuration import GeneratorConfig
 from onevision.generator.modelling import Generator
 from onevision.generator.prompts import PromptBuilder, without_shopper
-from onevision.generator.samples import picture_samples, query_samples
+from onevision.generator.samples import category_tasks, picture_samples, query_samples
 from onevision.generator.training import GeneratorTrainer
 from onevision.generator.traits import item_traits
 from onevision.generator.warm_choice import open_parent_choice
@@ -84,14 +84,17 @@ def run(
     builder = PromptBuilder(model.config, catalogue)
     pictures = picture_samples(encoder, builder, catalogue)
     clicks = query_samples(train, builder, catalogue, config)
+    categories = _category_rows(encoder, catalogue)
+    patches = train.tokens.shape[1:]
+    tasks = category_tasks(catalogue, categories, model.quantizer, builder, patches, config)
     if parent:
         day = of_the_day(pairs, train, config.warm_days)[clicks.row]
         config = warm_config(config, int(day.sum()))
         clicks = mostly(clicks, day, config.warm_day_share)
-        pictures = mostly(pictures, new_items(catalogue)[pictures.item], config.warm_day_share)
+        new = new_items(catalogue)
+        pictures = mostly(pictures, new[pictures.item], config.warm_day_share)
+        tasks = [(mostly(task, new[task.item], config.warm_day_share), share) for task, share in tasks]
     ranker = GeneratorRanker(model, catalogue)
-    categories = torch.from_numpy(_category_rows(encoder, catalogue))
-    sids = torch.from_numpy(catalogue.codes.astype(np.int64))
     identities = {name: artifact.identity for name, artifact in parents.items()}
     work = [config.model_dump(), seed, identities, code_hash(__name__), torch.__version__]
     checkpoint = Checkpoint.of("sft", out, work)
@@ -104,7 +107,10 @@ def run(
 
         before = (validate(), copy.deepcopy(model.state_dict())) if parent else None
         model.to(group.device)
-        trainer = GeneratorTrainer(model, config, pictures, clicks, sids, categories, validate, seed=seed, group=group)
+        targets = torch.from_numpy(catalogue.codes.astype(np.int64)), torch.from_numpy(categories)
+        trainer = GeneratorTrainer(
+            model, config, pictures, clicks, *targets, validate, seed=seed, group=group, tasks=tasks
+        )
         log = trainer.run(checkpoint)
         model.cpu()
         if group.rank > 0:
@@ -117,7 +123,7 @@ def run(
     shop = Snapshot.open(snapshot)
     thumbnail = item_thumbnails(shop, catalogue.item_ids)
     traits = item_traits(catalogue, shop, encoder, thumbnail)
-    items = item_table(catalogue, train, categories.numpy(), thumbnail, orders_elsewhere(shop, pairs, catalogue))
+    items = item_table(catalogue, train, categories, thumbnail, orders_elsewhere(shop, pairs, catalogue))
     known = open_parent_choice(parent, catalogue, traits) if parent else None
     choice = fit_choice(ranker, items, traits, train, held_out, config, seed, known)
     model.save_pretrained(out)

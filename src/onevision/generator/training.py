@@ -1,7 +1,8 @@
 """Supervised training of the generator in three stages (method section 6).
 
-P: pictures to their own semantic ID; S1: query picture to clicked item, no user; S2: the full prompt. Stage P is
-replayed in S1 and S2, so that the visual prior and new items survive.
+P: pictures to the semantic ID of their product, and as the recipe mixes them in, categories to semantic IDs and back;
+S1: query picture to clicked item, no user; S2: the full prompt. Stage P is replayed in S1 and S2, so that the visual
+prior and new items survive.
 
 A batch is cut into parts, by the length of its prompts: micro-batches, and the shares of processes that train together.
 Each part's loss counts by its share of the batch, so that the gradient is that of the whole batch.
@@ -10,7 +11,7 @@ Each part's loss counts by its share of the batch, so that the gradient is that 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 
@@ -33,7 +34,6 @@ from onevision.quantization.gemm import fast_matmul
 from onevision.schedule import one_cycle
 from onevision.training_state import State, restore_training, saved_weights, training_state
 
-CATEGORY_LOSS = 0.1
 MAX_GRADIENT_NORM = 1.0
 
 
@@ -66,6 +66,7 @@ class GeneratorTrainer:
         validate: called at every check; returns a hit rate on validation days. The best check's weights are kept:
             clicks are few, and a generator soon learns by heart who clicked what.
         group: the processes that train together.
+        tasks: what stage P asks beside its pictures, and the share of it that each has.
     """
 
     def __init__(
@@ -80,9 +81,10 @@ class GeneratorTrainer:
         *,
         seed: int,
         group: Group,
+        tasks: Sequence[tuple[Samples, float]] = (),
     ) -> None:
         self.model, self.config, self.group, self.seed = model, config, group, seed
-        self.pictures, self.queries = pictures, queries
+        self.pictures, self.tasks, self.queries = pictures, tasks, queries
         self.item_sids, self.item_category = item_sids, item_category
         self.validate = validate
         self.rng = np.random.default_rng([seed, 2])
@@ -155,17 +157,25 @@ class GeneratorTrainer:
         config, rng = self.config, self.rng
         size = config.batch_size
         if stage == "P":
-            return self.pictures.draw(size, config.view_mix, rng)
+            return self._visual(size)
         replay = round(size * config.replay_share)
         prompt, item, weight = self.queries.draw(size - replay, 0.0, rng)
         hidden = torch.from_numpy(rng.random(len(prompt)) < config.history_dropout)
         prompt = prompt.without_user(None if stage == "S1" else hidden)
         if not replay:
             return prompt, item, weight
-        old_prompt, old_item, old_weight = self.pictures.draw(replay, config.view_mix, rng)
+        old_prompt, old_item, old_weight = self._visual(replay)
         # Half of the replay is asked what was clicked, or new items would be learnt as what nobody clicks.
         old_prompt.task[: replay // 2] = int(Task.CLICKED)
         return concatenate([prompt, old_prompt]), torch.cat([item, old_item]), torch.cat([weight, old_weight])
+
+    def _visual(self, size: int) -> tuple[Prompt, Tensor, Tensor]:
+        """Samples of stage P: pictures first, then each task's share of them."""
+        counts = [int(size * share) for _, share in self.tasks]
+        drawn = [self.pictures.draw(size - sum(counts), self.config.view_mix, self.rng)]
+        drawn += [task.draw(count, 0.0, self.rng) for (task, _), count in zip(self.tasks, counts, strict=True)]
+        prompt, item, weight = zip(*drawn, strict=True)
+        return concatenate(prompt), torch.cat(item), torch.cat(weight)
 
     def _pruning(self, stage: str, progress: float) -> KeepRule | None:
         """Some batches of the last third of S2 are read with pruned image tokens, so that pruning is no surprise."""
@@ -181,7 +191,8 @@ class GeneratorTrainer:
         pruning = self._pruning(stage, progress)
         if group.size > 1:  # every process drops out on its own
             torch.manual_seed(int(np.random.SeedSequence([self.seed, self.done, group.rank]).generate_state(1)[0]))
-        target, category = self.item_sids[item], self.item_category[item]
+        target = self.item_sids[item]
+        category = self.item_category[item].masked_fill(~prompt.shows_product(), -1)  # it is all that they show
         whole, known = weight.sum(), (category >= 0).sum()
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=device)
@@ -195,7 +206,7 @@ class GeneratorTrainer:
                 if (here >= 0).any():
                     of_known = group.size * ((here >= 0).sum() / known).item()
                     guess = F.cross_entropy(memory.category_logits, here.to(device), ignore_index=-1)
-                    loss = loss + CATEGORY_LOSS * (of_known * guess)
+                    loss = loss + self.config.category_weight * (of_known * guess)
                 loss.backward()
             total += loss.detach()
         group.average_gradients(self.model.parameters())
@@ -216,6 +227,6 @@ class GeneratorTrainer:
 
 
 def sid_loss(log_p: list[Tensor], target: Tensor, weight: Tensor) -> Tensor:
-    """Weighted mean over samples of -log pi(SID): `log_p` a level (B, K_l), `target` (B, L)."""
+    """Weighted mean over samples of -log pi(SID), 0 if none counts: `log_p` a level (B, K_l), `target` (B, L)."""
     parts = [F.nll_loss(level, target[:, n], reduction="none") for n, level in enumerate(log_p)]
-    return (torch.stack(parts).sum(0) * weight).sum() / weight.sum()
+    return (torch.stack(parts).sum(0) * weight).sum() / weight.sum().clamp_min(1e-9)

@@ -21,6 +21,7 @@ from onevision.artifacts import Artifact, read_json
 from onevision.data.store import cached_download, is_remote, join, read_pointer
 from onevision.errors import ArtifactError, OneVisionError
 from onevision.features.definitions import UserSequences
+from onevision.precision import Precision
 from onevision.publishing.bundle import METRICS
 from onevision.publishing.promotion import BUNDLES
 from onevision.serving.search import Searcher
@@ -29,7 +30,7 @@ from onevision.serving.telemetry import Telemetry
 log = logging.getLogger(__name__)
 
 
-def load(place: str, batch: int) -> Searcher:
+def load(place: str, batch: int, precision: Precision = "fp32") -> Searcher:
     """Open a bundle (a folder or gs://bucket/prefix) and answer a grey photo in batches of every size up to `batch`.
 
     oneDNN prepares its products anew for every shape and keeps what it prepared, some 16 MB for a size: a size that was
@@ -39,7 +40,8 @@ def load(place: str, batch: int) -> Searcher:
     Raises:
         ArtifactError: no whole bundle there.
     """
-    searcher = Searcher.open(cached_download(place) if is_remote(place) else Path(place))
+    bundle = cached_download(place) if is_remote(place) else Path(place)
+    searcher = Searcher.open(bundle, precision=precision)
     photo = searcher.decode(_grey_photo())
     for count in range(1, batch + 1):
         searcher.rank(np.stack([photo] * count), [UserSequences()] * count, 1, watched=False)
@@ -55,7 +57,7 @@ class Champion:
     Args:
         bundle: the bundle to serve, or None to follow `store`.
         store: folder or gs://bucket/prefix whose champion is served.
-        batch: photos ranked in one pass at most.
+        batch: photos ranked in one pass at most; precision: of the generator's layers.
         evaluation: whose cascade answers as well; beside a champion of another catalogue it does not.
     """
 
@@ -65,6 +67,7 @@ class Champion:
         store: str | None,
         *,
         batch: int,
+        precision: Precision,
         telemetry: Telemetry,
         evaluation: Artifact | None = None,
     ) -> None:
@@ -74,7 +77,7 @@ class Champion:
             raise ArtifactError(f"{bundle}: no such bundle")
         self._bundle = bundle
         self._store = store
-        self._batch = batch
+        self._batch, self._precision = batch, precision
         self._telemetry = telemetry
         self.evaluation = evaluation
         self.searcher: Searcher | None = None
@@ -125,7 +128,7 @@ class Champion:
         return True
 
     def _load(self, place: str) -> Searcher:
-        searcher = load(place, self._batch)
+        searcher = load(place, self._batch, self._precision)
         if self.evaluation is not None:
             try:
                 searcher.use_cascade(self.evaluation)

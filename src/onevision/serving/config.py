@@ -8,6 +8,7 @@ from typing import Literal, Self
 from pydantic import AnyUrl, Field, ValidationError, field_validator, model_validator
 
 from onevision.config import Section
+from onevision.precision import Precision
 
 HOST_NAME = re.compile(r"([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\.)+[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
 """With a dot, and in ASCII and lower case; no address."""
@@ -21,6 +22,9 @@ class ServingConfig(Section):
 
     model_name: str = Field("onevision", pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", description="in /v2/models/<name>")
     max_batch: int = Field(8, ge=1, le=BATCH_CAP, description="photos ranked in one pass; 1 turns batching off")
+    precision: Precision = Field(
+        "fp32", description="of the generator's layers; auto: bf16 where the CPU has it natively, for wide models"
+    )
     max_wait_ms: float = Field(2.0, ge=0, le=1000, description="time that an unfilled batch waits for more photos")
     max_pending: int = Field(64, ge=1, description="photos in work or waiting; beyond it requests are answered 429")
     max_k: int = Field(100, ge=1, le=1000, description="items that a request may ask for")

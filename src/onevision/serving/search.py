@@ -28,6 +28,7 @@ from onevision.errors import ArtifactError, OneVisionError
 from onevision.features.definitions import UserSequences
 from onevision.features.queries import QuerySet
 from onevision.generator.token_pruning import PruningSetting
+from onevision.precision import Precision
 from onevision.preference.reward import WEIGHTS as REWARD
 from onevision.preference.reward import RewardModel, click_probabilities
 from onevision.pruning.canary import CODES_READ, KEPT_TOKENS, PATCHES, Canary, Seen
@@ -79,17 +80,19 @@ class Searcher:
         self.cascade: ServedCascade | None = None
 
     @classmethod
-    def open(cls, bundle: Path, features: Path | None = None) -> Searcher:
+    def open(cls, bundle: Path, features: Path | None = None, *, precision: Precision = "fp32") -> Searcher:
         """Verify and load a bundle.
 
         Args:
             features: the `features` artifact with the users' sequences; without it everybody is a cold user.
+            precision: of the generator's layers.
 
         Raises:
             ArtifactError: half-written or altered, of mixed generations, or features of another version.
         """
         artifact, parts = open_bundle(bundle)
-        ranker = GeneratorRanker.open(*(parts[n].path for n in ("encoder", "semantic_ids", "generator", "pruning")))
+        paths = (parts[name].path for name in ("encoder", "semantic_ids", "generator", "pruning"))
+        ranker = GeneratorRanker.open(*paths, precision=precision)
         online = None
         if features is not None:
             from onevision.features.online import OnlineFeatures

@@ -52,7 +52,12 @@ def make_app(sources: Sources, config: ServingConfig, failed: Callable[[BaseExce
     telemetry = Telemetry(Tracing.from_environment())
     evaluation = open_evaluation(sources.cascade) if sources.cascade else None
     champion = Champion(
-        sources.bundle, sources.store, batch=config.max_batch, telemetry=telemetry, evaluation=evaluation
+        sources.bundle,
+        sources.store,
+        batch=config.max_batch,
+        precision=config.precision,
+        telemetry=telemetry,
+        evaluation=evaluation,
     )
     if (store := sources.users) is not None:
         telemetry.features_as_of.set_function(lambda: store.as_of.timestamp())

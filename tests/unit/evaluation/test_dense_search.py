@@ -49,7 +49,7 @@ def test_a_search_among_some_equals_a_loop_over_them(world):
 def test_blocks_do_not_change_the_result(world, monkeypatch):
     views, owners, query = world
     whole = DenseSearch(views, owners, 30).search(query, 5)
-    monkeypatch.setattr(dense, "_BLOCK_FLOATS", 100)
+    monkeypatch.setattr(dense, "_BLOCK", 20)
     for a, b in zip(whole, DenseSearch(views, owners, 30).search(query, 5), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
 

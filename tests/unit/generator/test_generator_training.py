@@ -164,8 +164,9 @@ def test_views_are_mixed_in_stage_p_and_in_replay() -> None:
         assert 0.3 < as_they_are.float().mean() < 0.7
 
 
-def test_the_loss_is_that_of_codes_and_a_tenth_of_that_of_categories() -> None:
-    trainer = make_trainer([], dropout=0.0, replay_share=0.0)
+@pytest.mark.parametrize("share", [0.0, 0.1, 2.0])
+def test_the_loss_is_that_of_codes_and_a_share_of_that_of_categories(share: float) -> None:
+    trainer = make_trainer([], dropout=0.0, replay_share=0.0, category_weight=share)
     prompt, item, weight = batch = trainer._batch("S2")
     trainer.item_category = torch.arange(len(trainer.item_category)) % 3
     trainer.item_category[item[0]] = -1
@@ -177,10 +178,10 @@ def test_the_loss_is_that_of_codes_and_a_tenth_of_that_of_categories() -> None:
         log_p, memory = trainer.model(prompt, target)
         codes = sid_loss(log_p, target, weight)
         categories = torch.nn.functional.cross_entropy(memory.category_logits[known], category[known])
-    assert trainer._step("S2", 0.0).item() == pytest.approx((codes + 0.1 * categories).item(), rel=1e-4)
+    assert trainer._step("S2", 0.0).item() == pytest.approx((codes + share * categories).item(), rel=1e-4)
     gradient = trainer.model.category_head.weight.grad
     assert gradient is not None
-    assert gradient.abs().max() > 0
+    assert (gradient.abs().max() > 0) == (share > 0)
 
 
 def test_the_gradient_is_clipped_to_its_norm(monkeypatch: pytest.MonkeyPatch) -> None:

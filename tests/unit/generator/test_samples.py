@@ -55,6 +55,18 @@ def test_views_of_new_items_are_replayed_and_held_out_photos_are_not(
     np.testing.assert_array_equal(samples.prompts.embedding.numpy(), embedding)
 
 
+def test_a_shoppers_photo_is_asked_for_the_id_that_catalogue_views_gave_its_product(
+    pictures: tuple[Samples, Catalogue], allowed: pd.DataFrame, models: dict[str, Path]
+) -> None:
+    samples, catalogue = pictures
+    assert [catalogue.item_ids[item] for item in samples.item] == allowed["item_id"].tolist()
+    by_shopper = ~allowed["view"].isin(CATALOGUE_VIEWS).to_numpy()
+    assert 0 < by_shopper.sum() < len(by_shopper)
+    embedding = load_file(models["encoder"] / "embeddings.safetensors")["embedding"]
+    shown = {tuple(row) for row in embedding[allowed.index[by_shopper]]}
+    assert not any(tuple(view) in shown for view in catalogue.view_embedding)
+
+
 def test_a_shoppers_picture_is_mixed_with_a_catalogue_picture_of_its_own_product(
     pictures: tuple[Samples, Catalogue], allowed: pd.DataFrame, models: dict[str, Path]
 ) -> None:
