@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -113,14 +113,16 @@ class Sweep:
         asked = [self.queries.take(rows) for rows in (*singles, *batches)]
         pixels = [self.photos.pixels(queries.image_id) for queries in asked]
 
+        def from_prompt(turn: int) -> object:
+            return self.ranker.rank(asked[turn], BEAMS, 50)
+
         def from_photo(turn: int) -> object:
             seen = self.photos.encoder.embed(pixels[turn], point.setting)
             return self.ranker.rank(replace(asked[turn], **seen.embedded._asdict()), BEAMS, 50)
 
-        taken = _milliseconds(lambda turn: self.ranker.rank(asked[turn], BEAMS, 50), len(asked))
-        point.prompt_to_items = Timing.of(taken[:count], taken[count:], size)
-        taken = _milliseconds(from_photo, len(asked))
-        point.photo_to_items = Timing.of(taken[:count], taken[count:], size)
+        prompt, photo = _milliseconds((from_prompt, from_photo), len(asked))
+        point.prompt_to_items = Timing.of(prompt[:count], prompt[count:], size)
+        point.photo_to_items = Timing.of(photo[:count], photo[count:], size)
 
     @cached_property
     def first(self) -> QuerySet:
@@ -211,12 +213,13 @@ def beats_controls(point: Point, controls: list[Point]) -> bool:
     return not any(c.hr10 >= point.hr10 and c.hr50 >= point.hr50 for c in controls)
 
 
-def _milliseconds(answer: Callable[[int], object], turns: int) -> list[float]:
-    """What each turn took; the first is taken once before."""
-    answer(0)
-    taken = []
-    for turn in range(turns):
-        start = time.perf_counter()
-        answer(turn)
-        taken.append(1000 * (time.perf_counter() - start))
-    return taken
+def _milliseconds(answers: Sequence[Callable[[int], object]], turns: int) -> list[list[float]]:
+    """What each turn of each took, one beside the other, so that what else the machine does hits both; the first is
+    taken once before."""
+    taken: list[list[float]] = [[] for _ in answers]
+    for turn in (0, *range(turns)):
+        for answer, times in zip(answers, taken, strict=True):
+            start = time.perf_counter()
+            answer(turn)
+            times.append(1000 * (time.perf_counter() - start))
+    return [times[1:] for times in taken]
