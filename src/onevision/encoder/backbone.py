@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from onevision.encoder.patch_pruning import PatchLayers
-from onevision.encoder.towers import TowerOutput, grid_tokens
+from onevision.encoder.towers import Tower, TowerOutput, grid_tokens
 from onevision.errors import RecipeError
 
 
-class TransformersTower(nn.Module):
+class TransformersTower(Tower):
     """A `transformers` model; its last patch tokens or feature map are the tokens.
 
     Pooled vector: the model's own pooled output; where it has none, or no weights for it, the class token, else the
@@ -72,9 +72,9 @@ class TransformersTower(nn.Module):
         """As usual, but a frozen model stays in evaluation mode."""
         return super().train(mode and not self.frozen)
 
-    def forward(self, pixels: Tensor) -> TowerOutput:
-        """Run uint8 pixels (N, S, S, 3)."""
-        return self._read(self._run(pixels))
+    def see(self, view: Tensor) -> TowerOutput:
+        """One look at uint8 pixels (N, S, S, 3)."""
+        return self._read(self._run(view))
 
     def _run(self, pixels: Tensor) -> Any:
         x = pixels.permute(0, 3, 1, 2).to(torch.float32).mul_(self.preprocessing["scale"])

@@ -19,8 +19,8 @@ from onevision.artifacts import read_json, write_json
 from onevision.encoder.augmentation import second_look
 from onevision.encoder.backbone import TransformersTower
 from onevision.encoder.config import EncoderConfig
-from onevision.encoder.patch_pruning import PatchLayers, PatchRule
-from onevision.encoder.towers import EfficientNetLite2Tower, SmallConvTower, TowerOutput
+from onevision.encoder.patch_pruning import PatchLayers
+from onevision.encoder.towers import EfficientNetLite2Tower, SmallConvTower, Tower, TowerOutput
 from onevision.errors import ArtifactError
 
 EMBED_BATCH = 256
@@ -105,7 +105,7 @@ class Encoder(nn.Module):
     @property
     def looks(self) -> int:
         """How often the tower looks at a picture."""
-        return 2 if self.config.test_time_augmentation else 1
+        return self.tower.looks * (1 + self.config.test_time_augmentation)
 
     @property
     def scale(self) -> Tensor:
@@ -130,8 +130,7 @@ class Encoder(nn.Module):
 
     def look(self, pixels: Tensor) -> TowerOutput:
         """The tower's patch tokens of pictures (N, S, S, 3), and its pooled vectors: means over all looks at them."""
-        at_once = max(1, TOWER_PIXELS // (self.looks * pixels.shape[1] * pixels.shape[2]))
-        parts = [self._look(part) for part in pixels.split(at_once)]
+        parts = [self._look(part) for part in in_parts(pixels, 1 + self.config.test_time_augmentation)]
         return TowerOutput(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
 
     def _look(self, pixels: Tensor) -> TowerOutput:
@@ -164,22 +163,10 @@ class Encoder(nn.Module):
         self.train(was_training)
         return join(parts)
 
-    def embed_pruned(self, pixels: NDArray[np.uint8], rule: PatchRule) -> tuple[Embedded, NDArray[np.float32]]:
-        """As `embed` of a shopper's pictures, with the patches alone that the rule keeps, and how many these were (N,),
-        mean over the looks.
-
-        Raises:
-            ArtifactError: the tower has no patches that could leave it.
-        """
-        if self.patch_layers is None:
-            raise ArtifactError(
-                f"no patches can leave a {self.config.backbone or self.config.tower} tower on the way, as the pruning "
-                "setting asks; run calibrate-pruning again with this encoder"
-            )
-        with self.patch_layers.pruned(rule) as under_way:
-            embedded = self.embed(pixels)
-        kept = torch.cat([batch.view(self.looks, -1).float().mean(0) for batch in under_way.kept])
-        return embedded, kept.cpu().numpy()
+    def views(self, pixels: Tensor) -> list[Tensor]:
+        """All that the tower looks at of pictures (N, S, S, 3); first the pictures as they are."""
+        copies = [pixels, second_look(pixels)] if self.config.test_time_augmentation else [pixels]
+        return [view for copy in copies for view in self.tower.views(copy)]
 
     def fingerprint(self) -> str:
         """Hash of all weights."""
@@ -216,9 +203,12 @@ class Encoder(nn.Module):
         return model.eval()
 
 
-def _make_tower(
-    config: EncoderConfig, backbone: dict[str, Any] | None
-) -> SmallConvTower | EfficientNetLite2Tower | TransformersTower:
+def in_parts(pixels: Tensor, looks: int) -> tuple[Tensor, ...]:
+    """Pictures (N, S, S, 3) in parts that a tower may look at so often in one go."""
+    return pixels.split(max(1, TOWER_PIXELS // (looks * pixels.shape[1] * pixels.shape[2])))
+
+
+def _make_tower(config: EncoderConfig, backbone: dict[str, Any] | None) -> Tower:
     """Build the tower that the recipe names; a backbone from its description if it was saved, else from its weights."""
     if config.backbone is None:
         return SmallConvTower(config.width) if config.tower == "small-conv" else EfficientNetLite2Tower()

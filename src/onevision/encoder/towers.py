@@ -2,18 +2,21 @@
 
 `small-conv` is trained from scratch and is made for two CPU cores; `efficientnet-lite2` carries ImageNet weights from
 the package index and stays frozen; `backbone.py` has the models of `transformers`. Each tower owns its preprocessing,
-so that it travels with the weights. `patch_layers` of a tower is None unless patches can leave it on the way.
+so that it travels with the weights.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from onevision.errors import MissingDependencyError
+
+if TYPE_CHECKING:
+    from onevision.encoder.patch_pruning import PatchLayers
 
 GRID = 4
 """Patch tokens a side: every tower gives GRID * GRID tokens."""
@@ -26,6 +29,40 @@ class TowerOutput(NamedTuple):
 
     tokens: Tensor
     pooled: Tensor
+
+
+class Tower(nn.Module):
+    """What towers share: the pooled vector of a picture is the mean over the looks at it.
+
+    Attributes:
+        looks: how often it looks at a picture.
+        patch_layers: its layers, where patches can leave them on the way; else None.
+    """
+
+    looks = 1
+    frozen: bool
+    image_size: int
+    token_dim: int
+    pooled_dim: int
+    patch_layers: PatchLayers | None = None
+
+    def views(self, pixels: Tensor) -> list[Tensor]:
+        """What it looks at in turn of pictures (N, S, S, 3): first the whole picture, then what the tower adds."""
+        return [pixels]
+
+    def see(self, view: Tensor) -> TowerOutput:
+        """One look at uint8 pixels (N, S, S, 3)."""
+        raise NotImplementedError
+
+    def forward(self, pixels: Tensor) -> TowerOutput:
+        """Run uint8 pixels (N, S, S, 3): the tokens of the whole picture, and the mean of all pooled vectors."""
+        first, *others = (self.see(view) for view in self.views(pixels))
+        return TowerOutput(first.tokens, mean_over_looks(first.pooled, [other.pooled for other in others]))
+
+
+def mean_over_looks(first: Tensor, others: list[Tensor]) -> Tensor:
+    """Mean of the pooled vectors (N, D) of a first look and of others."""
+    return torch.stack([first, *others]).mean(0) if others else first
 
 
 class _Residual(nn.Module):
@@ -46,14 +83,13 @@ class _Residual(nn.Module):
         return F.gelu(x + self.body(x))
 
 
-class SmallConvTower(nn.Module):
+class SmallConvTower(Tower):
     """A plain strided conv net for 64 px pictures with a residual block at its end, 1.1 M parameters at width 32.
 
     Pooled vector: mean and maximum of the last feature map, concatenated.
     """
 
     frozen = False
-    patch_layers = None
     image_size = 64
 
     def __init__(self, width: int) -> None:
@@ -70,15 +106,15 @@ class SmallConvTower(nn.Module):
         self.token_dim = 6 * width
         self.pooled_dim = 12 * width
 
-    def forward(self, pixels: Tensor) -> TowerOutput:
-        """Run uint8 pixels (N, S, S, 3)."""
-        x = pixels.permute(0, 3, 1, 2).to(torch.float32).div_(127.5).sub_(1.0)
+    def see(self, view: Tensor) -> TowerOutput:
+        """One look at uint8 pixels (N, S, S, 3)."""
+        x = view.permute(0, 3, 1, 2).to(torch.float32).div_(127.5).sub_(1.0)
         x = self.layers(x.contiguous(memory_format=torch.channels_last))
         pooled = torch.cat([x.mean((2, 3)), x.amax((2, 3))], 1)
         return TowerOutput(grid_tokens(x), pooled)
 
 
-class EfficientNetLite2Tower(nn.Module):
+class EfficientNetLite2Tower(Tower):
     """EfficientNet-Lite2 with ImageNet weights (Apache-2.0, 260 px, 1280-d), frozen.
 
     It looks twice: at the whole picture, and at its middle. A shopper's photo seldom fills its frame, and the mean of
@@ -87,7 +123,7 @@ class EfficientNetLite2Tower(nn.Module):
     """
 
     frozen = True
-    patch_layers = None
+    looks = 2
     image_size = 340
     """Pixels a side of a picture whose middle is seen at full scale."""
     side = 260
@@ -114,19 +150,18 @@ class EfficientNetLite2Tower(nn.Module):
         """Stay in evaluation mode: frozen batch statistics."""
         return super().train(False)
 
-    @torch.no_grad()
-    def forward(self, pixels: Tensor) -> TowerOutput:
-        """Run uint8 pixels (N, S, S, 3)."""
-        x = pixels.permute(0, 3, 1, 2).to(torch.float32).sub_(127.0).div_(128.0)
-        edge = round(x.shape[-1] * MARGIN)
-        middle = x[:, :, edge : x.shape[2] - edge, edge : x.shape[3] - edge]
-        whole, centre = (self._features(view) for view in (x, middle))
-        return TowerOutput(grid_tokens(whole), (whole.mean((2, 3)) + centre.mean((2, 3))) / 2)
+    def views(self, pixels: Tensor) -> list[Tensor]:
+        """Pictures (N, S, S, 3) and their middles."""
+        edge, size = round(pixels.shape[2] * MARGIN), pixels.shape[2]
+        return [pixels, pixels[:, edge : size - edge, edge : size - edge]]
 
-    def _features(self, x: Tensor) -> Tensor:
+    @torch.no_grad()
+    def see(self, view: Tensor) -> TowerOutput:
+        """One look at uint8 pixels (N, S, S, 3)."""
+        x = view.permute(0, 3, 1, 2).to(torch.float32).sub_(127.0).div_(128.0)
         x = F.interpolate(x, (self.side, self.side), mode="bicubic", antialias=True)
-        features: Tensor = self.net.extract_features(x.contiguous(memory_format=torch.channels_last))
-        return features
+        features = self.net.extract_features(x.contiguous(memory_format=torch.channels_last))
+        return TowerOutput(grid_tokens(features), features.mean((2, 3)))
 
 
 def grid_tokens(features: Tensor) -> Tensor:

@@ -60,7 +60,7 @@ class Beside:
 
         parts = [champion.path / part for part in ("encoder", "semantic_ids", "generator", "pruning")]
         ranker = GeneratorRanker.open(*parts)
-        queries = as_served(queries, ranker.setting, parts[0], shop.images)
+        queries = as_served(queries, ranker, parts[0], shop.images)
         width = int(champion.extra["beam_width"])
         ranking = ranker.rank(queries, width, PLACES, progress=CHAMPION)
         latency = clock.time(lambda row: ranker.rank(queries.take([row]), width, PAGE))

@@ -75,7 +75,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "align/r@<k>": "share of them whose own product is among the k nearest items (dense, best view)",
         "align/cold_queries": "those of products that entered at or after the end of training",
         "align/cold_r@<k>": "the same share over these",
-        "tower_pruned/<retrieval>": "the same with photos as they are served, where patches leave the image tower",
+        "tower_pruned/<retrieval>": "the same with photos as they are served, where looks or patches are left out",
         "align/<split>/r@<k>": "the same by stage `align`; `<split>_cold` for items never trained on",
         "align/<split>/clicked_r@<k>": "share of searches whose first clicked item is among the k nearest to the photo",
         "align/<split>/family_r@10": "synthetic shop: share of look-alikes among the 10 nearest to a photo",
@@ -97,7 +97,7 @@ GROUPS: dict[str, dict[str, str]] = {
     "Only in the report (a clock is in no artifact)": {
         "<system>/latency_ms_p<q>": "percentile of one query's time at batch size 1, without the image tower",
         "image_tower/latency_ms_p<q>": "decoding and embedding one photo, which every system needs first",
-        "image_tower_pruned/latency_ms_p<q>": "the same as it is served, where patches leave the image tower",
+        "image_tower_pruned/latency_ms_p<q>": "the same as it is served, where looks or patches are left out",
     },
 }
 """Heading -> pattern of keys -> meaning."""

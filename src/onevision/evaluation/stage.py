@@ -23,6 +23,7 @@ from onevision.artifacts import (
 )
 from onevision.data.snapshot import Snapshot
 from onevision.decoding.ranker import GeneratorRanker
+from onevision.encoder.model import Encoder
 from onevision.errors import OneVisionError
 from onevision.evaluation.beside import CHAMPION, Beside
 from onevision.evaluation.cascade import FOLDER as CASCADE
@@ -49,7 +50,8 @@ from onevision.evaluation.systems import (
     train_cascade,
 )
 from onevision.features.queries import QuerySet
-from onevision.pruning.photos import as_served
+from onevision.generator.token_pruning import PruningSetting
+from onevision.pruning.photos import PhotoEncoder, Photos, as_served
 from onevision.report import ReportTable, StageReport
 
 COMPARED = (
@@ -122,7 +124,7 @@ def run(
         systems["cascade"] = cascade_system(cascade, searches, clock)
         systems |= _generators(encoder, semantic_ids, generator_sft, generator_aligned, queries, config, clock, seed)
     served = GeneratorRanker.open(encoder, semantic_ids, generator_aligned, pruning)
-    asked = as_served(queries, served.setting, encoder, shop.images)
+    asked = as_served(queries, served, encoder, shop.images)
     systems[CHALLENGER] = generator_system(CHALLENGER, served, asked, config.beam_width, clock)
     systems |= oracle_systems(shop, queries, items)
     beside = Beside.ask(parents["champion"], semantic_ids, queries, shop, items, clock) if champion else None
@@ -145,7 +147,7 @@ def run(
         metrics |= flat_intervals(pattern, intervals)
     metrics |= {f"{n}/invalid_rate": s.invalid_rate for n, s in systems.items() if s.invalid_rate is not None}
     metrics |= instance_retrieval(queries, items, dense) | _encoding_metrics(quantizer)
-    if served.setting.patches:
+    if served.setting.prunes_tower:
         metrics |= instance_retrieval(asked, items, dense, "tower_pruned")
     if beside and drift:
         metrics |= beside.metrics(systems[CHALLENGER], comparison) | drift.metrics()
@@ -155,9 +157,10 @@ def run(
     settings = {"beam_width": config.beam_width, "bootstrap_samples": config.bootstrap_samples, "seed": seed}
     finish_artifact(out, "evaluation", parents=parents, counts=counts, extra=settings)
     latencies = {name: system.latency for name, system in systems.items() if system.latency}
-    latencies["image_tower"] = image_tower_latency(shop, encoder, queries, clock)
-    if served.setting.patches:
-        latencies["image_tower_pruned"] = image_tower_latency(shop, encoder, queries, clock, served.setting.patches)
+    photos = Photos(PhotoEncoder.of(Encoder.from_pretrained(encoder), served), shop.images)
+    latencies["image_tower"] = image_tower_latency(photos, queries, clock, PruningSetting())
+    if served.setting.prunes_tower:
+        latencies["image_tower_pruned"] = image_tower_latency(photos, queries, clock, served.setting)
     report = StageReport("evaluate", counts=counts, metrics=metrics | _flat(latencies))
     report.warnings = warnings(comparison, slices) + (drift.warnings() if drift else [])
     report.tables = [

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from onevision.artifacts import read_json
 from onevision.data.images import decode_image
 from onevision.data.snapshot import Snapshot
-from onevision.encoder.patch_pruning import PatchRule
 from onevision.encoder.thumbnails import item_thumbnails
 from onevision.evaluation.cascade import MAX_TRAINING_SEARCHES, MAX_VALIDATION_SEARCHES, Cascade
 from onevision.evaluation.click_log import ClickLog
@@ -30,6 +29,8 @@ from onevision.features.queries import QuerySet
 
 if TYPE_CHECKING:
     from onevision.decoding.ranker import GeneratorRanker
+    from onevision.generator.token_pruning import PruningSetting
+    from onevision.pruning.photos import Photos
 
 ORACLES = {"oracle_with_taste": "with_taste", "oracle_visual": "visual_only"}
 """System -> column of the synthetic shop's `oracle_queries.parquet`."""
@@ -118,22 +119,12 @@ def oracle_systems(shop: Snapshot, queries: QuerySet, items: Items) -> dict[str,
     return {system: System(_padded(items.row_lists(known[column].to_pylist()))) for system, column in ORACLES.items()}
 
 
-def image_tower_latency(
-    shop: Snapshot, encoder: Path, queries: QuerySet, clock: Clock, rule: PatchRule | None = None
-) -> dict[str, float]:
-    """Decoding and embedding one photo: what every system needs before it starts.
-
-    Args:
-        rule: the rule for patches that leave the tower.
-    """
-    from onevision.encoder.model import Encoder
-    from onevision.pruning.photos import Photos
-
-    photos = Photos(Encoder.from_pretrained(encoder), shop.images)
+def image_tower_latency(photos: Photos, queries: QuerySet, clock: Clock, setting: PruningSetting) -> dict[str, float]:
+    """Decoding and embedding one photo by a setting: what every system needs before it starts."""
 
     def answer(row: int) -> object:
-        pixels = decode_image(shop.images.read(queries.image_id[row]), photos.encoder.image_size)
-        return photos.embed(pixels[None], rule)
+        pixels = decode_image(photos.images.read(queries.image_id[row]), photos.encoder.encoder.image_size)
+        return photos.encoder.embed(pixels[None], setting)
 
     return clock.time(answer)
 

@@ -1,4 +1,5 @@
-"""What a search may leave out: patches and image tokens that are not looked at, and codes that decide nothing any more.
+"""What a search may leave out: further looks at a clear photo, patches and image tokens that are not looked at, and
+codes that decide nothing any more.
 
 Patches inside the image tower (`encoder.patch_pruning`) and image tokens after the first layer of the generator's
 encoder are pruned by attention mass: keep what is looked at, merge the rest into one. Beams stop writing where their
@@ -22,7 +23,8 @@ class PruningSetting(Section):
     semantic IDs, None for never; `margin`: beams that are behind their query's best by more nats are given up, None for
     none; `history`: newest items of each history that the prompt holds, None for as many as the model reads;
     `tower_mass`: share of the attention on patches that must be kept inside the image tower, 1 for all patches;
-    `tower_depth`: share of its layers that all patches go through.
+    `tower_depth`: share of its layers that all patches go through; `second_look_below`: photos are looked at further if
+    their first look is less alike to the nearest item of its first code (`pruning.nearby`), None for always.
     """
 
     mass: float = Field(1.0, gt=0, le=1)
@@ -33,6 +35,7 @@ class PruningSetting(Section):
     history: int | None = Field(None, ge=1)
     tower_mass: float = Field(1.0, gt=0, le=1)
     tower_depth: float = Field(1 / 3, gt=0, lt=1)
+    second_look_below: float | None = Field(None, ge=-1, le=1)
 
     @property
     def keep(self) -> KeepRule | None:
@@ -47,3 +50,8 @@ class PruningSetting(Section):
         if self.tower_mass == 1:
             return None
         return PatchRule(lambda mass: keep_by_mass(mass, self.tower_mass), self.tower_depth)
+
+    @property
+    def prunes_tower(self) -> bool:
+        """Whether photos are embedded with less work than the catalogue's pictures."""
+        return self.tower_mass < 1 or self.second_look_below is not None

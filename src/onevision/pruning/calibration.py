@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,63 +19,18 @@ from onevision.features.queries import QuerySet
 from onevision.generator.prompts import without_shopper
 from onevision.generator.token_pruning import PruningSetting
 from onevision.metrics.ranking import hit_rate
-from onevision.pruning.canary import CODES_READ, KEPT_TOKENS, PATCHES
+from onevision.pruning.canary import CODES_READ, KEPT_TOKENS, LOOKS, PATCHES
 from onevision.pruning.config import PruningConfig
-from onevision.pruning.cost import query_flops
+from onevision.pruning.cost import look_flops, query_flops
 from onevision.pruning.photos import Photos
+from onevision.pruning.point import Point, Timing, TowerCost
 
 BEAMS = 100
 TIMED_BATCH, TIMED_BATCHES = 16, 20
+ONE_LOOK = PruningSetting(second_look_below=-1)
+"""No photo is less alike to an item than that."""
 SAME_COST = 0.01
-"""Costs that differ by less than this share of what reading everything costs are the same."""
-
-
-@dataclass
-class TowerCost:
-    """What the image tower costs a query: patches that go through all layers, mean over the looks at a photo, counted
-    MFLOPs, and the median time of one photo and of `TIMED_BATCH`, pixels to embedding."""
-
-    patches_mean: float
-    patches_p95: float
-    mflops: float
-    ms_p50: float = 0.0
-    batch_ms_p50: float = 0.0
-
-
-@dataclass
-class Point:
-    """One setting on the curve; hit rates are shares of the calibration queries. A control has a rule of its own.
-
-    `mflops` and latencies are the generator's; `tower` is None where no patches can leave the image tower.
-    """
-
-    name: str
-    family: str
-    setting: PruningSetting
-    hr10: float
-    hr50: float
-    worst_department_loss: float
-    kept_mean: float
-    kept_p95: float
-    steps_mean: float
-    mflops: float
-    latency_ms_p50: float = 0.0
-    latency_ms_p95: float = 0.0
-    latency_ms_p99: float = 0.0
-    batch_ms_p50: float = 0.0
-    batch_ms_p95: float = 0.0
-    batch_ms_p99: float = 0.0
-    queries_per_second: float = 0.0
-    tower: TowerCost | None = None
-
-    @property
-    def cost(self) -> float:
-        """MFLOPs of the generator, and of the image tower where they can be saved."""
-        return self.mflops + (self.tower.mflops if self.tower else 0.0)
-
-    def as_dict(self) -> dict[str, Any]:
-        """For `pareto.json`."""
-        return asdict(self) | {"setting": self.setting.model_dump()}
+"""Costs that differ by less than this share of what the generator costs that reads everything are the same."""
 
 
 class Sweep:
@@ -97,7 +53,7 @@ class Sweep:
         self.relevant, self.department = relevant, department
         self.baseline: NDArray[np.float64] | None = None
         self.counted: dict[str, dict[str, NDArray[Any]]] = {}
-        """Of every setting by name: image tokens kept, codes read and patches kept, where some are not, (Q,)."""
+        """Of every setting by name, (Q,): image tokens kept, codes read, and looks and patches where some are not."""
 
     def measure(
         self,
@@ -106,15 +62,16 @@ class Sweep:
         setting: PruningSetting,
         keep: KeepRule | None = None,
         patches: PatchRule | None = None,
+        again: NDArray[np.bool_] | None = None,
     ) -> Point:
         """Hit rates and counted cost of a setting; the first call sets the baseline that losses are counted from.
 
         Args:
             keep, patches: a control's rules for image tokens and patches, in place of the setting's.
+            again: (Q,) a control's choice of the photos that are looked at further, in place of the setting's.
         """
         self.ranker.use_pruning(setting, keep)
-        rule = patches or setting.patches
-        queries, kept_patches = self.photos.look(self.queries, rule) if rule else (self.queries, None)
+        queries, looks, kept_patches = self._look(setting, patches, again)
         ranking = self.ranker.rank(queries, BEAMS, 50, progress=f"prune {name}")
         hits = hit_rate(ranking.items, self.relevant, 10)
         if self.baseline is None:
@@ -123,6 +80,8 @@ class Sweep:
         by_department = [loss[self.department == d].mean() for d in sorted(set(self.department))]
         config = self.ranker.model.config
         self.counted[name] = {KEPT_TOKENS: ranking.kept_tokens, CODES_READ: ranking.steps}
+        if setting.second_look_below is not None:
+            self.counted[name][LOOKS] = looks
         if kept_patches is not None:
             self.counted[name][PATCHES] = kept_patches
         kept = float(ranking.kept_tokens.mean())
@@ -141,42 +100,76 @@ class Sweep:
             float(np.percentile(ranking.kept_tokens, 95)),
             steps,
             flops / 1e6,
-            tower=self._tower(rule, kept_patches),
+            self._tower(setting, patches or setting.patches, looks, kept_patches),
         )
 
     def time(self, point: Point, count: int) -> None:
-        """Latency of single queries, and throughput of batches of `TIMED_BATCH`, prompt to items, into `point`; and
-        what the image tower takes, pixels to embedding, where it can be saved."""
+        """How long single queries and batches of `TIMED_BATCH` take, into `point`: from the prompt to the items, and
+        from the pixels of the photos to the items, in one measurement."""
         self.ranker.use_pruning(point.setting)
         count, size = min(count, len(self.queries)), min(TIMED_BATCH, len(self.queries))
         singles = [np.array([n]) for n in range(count)]
         batches = [(np.arange(size) + turn * size) % len(self.queries) for turn in range(TIMED_BATCHES)]
         asked = [self.queries.take(rows) for rows in (*singles, *batches)]
-        taken = _milliseconds(lambda turn: self.ranker.rank(asked[turn], BEAMS, 50), len(asked))
-        point.latency_ms_p50, point.latency_ms_p95, point.latency_ms_p99 = map(
-            float, np.percentile(taken[:count], [50, 95, 99])
-        )
-        point.batch_ms_p50, point.batch_ms_p95, point.batch_ms_p99 = map(
-            float, np.percentile(taken[count:], [50, 95, 99])
-        )
-        point.queries_per_second = 1000 * size / min(taken[count:])
-        if point.tower:
-            rule = point.setting.patches
-            pixels = [self.photos.pixels(queries.image_id) for queries in asked]
-            taken = _milliseconds(lambda turn: self.photos.embed(pixels[turn], rule), len(asked))
-            point.tower.ms_p50, point.tower.batch_ms_p50 = map(
-                float, (np.median(taken[:count]), np.median(taken[count:]))
-            )
+        pixels = [self.photos.pixels(queries.image_id) for queries in asked]
 
-    def _tower(self, rule: PatchRule | None, kept: NDArray[np.float32] | None) -> TowerCost | None:
-        """Counted cost where a rule kept so many patches (Q,), or all stayed."""
-        layers = self.photos.encoder.patch_layers
+        def from_prompt(turn: int) -> object:
+            return self.ranker.rank(asked[turn], BEAMS, 50)
+
+        def from_photo(turn: int) -> object:
+            seen = self.photos.encoder.embed(pixels[turn], point.setting)
+            return self.ranker.rank(replace(asked[turn], **seen.embedded._asdict()), BEAMS, 50)
+
+        prompt, photo = _milliseconds((from_prompt, from_photo), len(asked))
+        point.prompt_to_items = Timing.of(prompt[:count], prompt[count:], size)
+        point.photo_to_items = Timing.of(photo[:count], photo[count:], size)
+
+    @cached_property
+    def first(self) -> QuerySet:
+        """The queries with one look at each photo."""
+        return self.photos.look(self.queries, ONE_LOOK)[0]
+
+    @cached_property
+    def similarity(self) -> NDArray[np.float32]:
+        """How alike the first look at each photo is to the nearest item of its first code, (Q,)."""
+        return self.photos.encoder.nearby.similarity(self.first.embedding)
+
+    def _look(
+        self, setting: PruningSetting, patches: PatchRule | None, again: NDArray[np.bool_] | None
+    ) -> tuple[QuerySet, NDArray[np.int64], NDArray[np.float32] | None]:
+        """The queries as a setting or a control sees their photos, looks at each (Q,), and patches that stayed (Q,)."""
+        if patches or setting.patches:
+            queries, seen = self.photos.look(self.queries, setting, patches)
+            return queries, seen.looks, seen.patches
+        looks = self.photos.encoder.encoder.looks
+        if again is None and setting.second_look_below is not None:
+            again = self.similarity < setting.second_look_below
+        if again is None:
+            return self.queries, np.full(len(self.queries), looks), None
+        one, all_looks = self.first, self.queries
+        embedding = np.where(again[:, None], all_looks.embedding, one.embedding)
+        category = np.where(again[:, None], all_looks.category, one.category)
+        return replace(self.queries, embedding=embedding, category=category), np.where(again, looks, 1), None
+
+    def _tower(
+        self,
+        setting: PruningSetting,
+        rule: PatchRule | None,
+        looks: NDArray[np.int64],
+        kept: NDArray[np.float32] | None,
+    ) -> TowerCost:
+        """Counted cost of so many looks (Q,) where a rule kept so many patches (Q,), or all stayed."""
+        layers = self.photos.encoder.encoder.patch_layers
+        flops = 0.0 if setting.second_look_below is None else self.photos.encoder.nearby.flops(self.first.embedding)
         if layers is None:
-            return None
+            return TowerCost((flops + float(looks.mean()) * self._look_flops) / 1e6, float(looks.mean()))
         counts = np.array([layers.patches]) if kept is None else kept
-        flops = layers.flops(float(counts.mean()), rule.depth if rule else 1.0)
-        mflops = self.photos.encoder.looks * flops / 1e6
-        return TowerCost(float(counts.mean()), float(np.percentile(counts, 95)), mflops)
+        flops += float(looks.mean()) * layers.flops(float(counts.mean()), rule.depth if rule else 1.0)
+        return TowerCost(flops / 1e6, float(looks.mean()), float(counts.mean()), float(np.percentile(counts, 95)))
+
+    @cached_property
+    def _look_flops(self) -> float:
+        return look_flops(self.photos.encoder.encoder)
 
     def _history(self, setting: PruningSetting) -> float:
         """Mean tokens of the recent histories and of the long one in a prompt."""
@@ -202,7 +195,7 @@ def choose(baseline: Point, points: list[Point], config: PruningConfig) -> Point
     unbeaten = [p for p in allowed if not any(_beats(rival, p, config.max_loss) for rival in allowed)]
     if not unbeaten:
         return None
-    most = min(p.cost for p in unbeaten) + SAME_COST * baseline.cost
+    most = min(p.cost for p in unbeaten) + SAME_COST * baseline.mflops
     return min((p for p in unbeaten if p.cost <= most), key=lambda p: (-(p.setting.margin or math.inf), p.cost, p.name))
 
 
@@ -211,20 +204,22 @@ def _beats(rival: Point, point: Point, budget: float) -> bool:
     return max(gains) > budget and min(gains) >= -budget
 
 
-def beats_controls(attention: Point, controls: list[Point]) -> bool:
-    """Whether no control is as good with the same mean number of image tokens or patches.
+def beats_controls(point: Point, controls: list[Point]) -> bool:
+    """Whether no control is as good with the same mean number of image tokens, patches or looks.
 
-    Random ones and the centre do not look at the attention; the top ones do, but are as many for every picture.
+    Random ones and the centre do not look at the attention; the top ones do, but are as many for every picture. One
+    look at every photo is even less.
     """
-    return not any(c.hr10 >= attention.hr10 and c.hr50 >= attention.hr50 for c in controls)
+    return not any(c.hr10 >= point.hr10 and c.hr50 >= point.hr50 for c in controls)
 
 
-def _milliseconds(answer: Callable[[int], object], turns: int) -> list[float]:
-    """What each turn took; the first is taken once before."""
-    answer(0)
-    taken = []
-    for turn in range(turns):
-        start = time.perf_counter()
-        answer(turn)
-        taken.append(1000 * (time.perf_counter() - start))
-    return taken
+def _milliseconds(answers: Sequence[Callable[[int], object]], turns: int) -> list[list[float]]:
+    """What each turn of each took, one beside the other, so that what else the machine does hits both; the first is
+    taken once before."""
+    taken: list[list[float]] = [[] for _ in answers]
+    for turn in (0, *range(turns)):
+        for answer, times in zip(answers, taken, strict=True):
+            start = time.perf_counter()
+            answer(turn)
+            times.append(1000 * (time.perf_counter() - start))
+    return [times[1:] for times in taken]

@@ -1,9 +1,9 @@
 """Whether pruning does to the first searches of a loaded bundle what it did when it was calibrated.
 
 Calibration remembers between which bounds the means of so many searches lay, of image tokens that were kept, of codes
-that the beams read, and of patches that stayed in the image tower. A server whose first searches lie elsewhere sees
-other photos, shoppers or items than the setting was chosen for: it says so loudly, and searches in full from then on.
-Photos that warm a server up are no searches.
+that the beams read, of looks at a photo, and of patches that stayed in the image tower. A server whose first searches
+lie elsewhere sees other photos, shoppers or items than the setting was chosen for: it says so loudly, and searches in
+full from then on. Photos that warm a server up are no searches.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from onevision.artifacts import read_json
 SEARCHES = 50
 """Searches that are watched."""
 WINDOWS = 2000
-KEPT_TOKENS, CODES_READ, PATCHES = "image tokens", "codes read by beams", "patches in the tower"
+KEPT_TOKENS, CODES_READ = "image tokens", "codes read by beams"
+LOOKS, PATCHES = "looks at a photo", "patches in the tower"
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class Canary:
         for name, seen in self._counted.items():
             mean, (low, high) = float(np.mean(seen[:SEARCHES])), self._seen.bounds[name]
             if not low <= mean <= high:
-                wrong.append(f"{mean:.1f} {name} a search, {low:.1f} to {high:.1f} when it was calibrated")
+                wrong.append(f"{mean:.4g} {name} a search, {low:.4g} to {high:.4g} when it was calibrated")
         if not wrong:
             return None
         return f"pruning is off: the first {SEARCHES} searches had {' and '.join(wrong)}; run calibrate-pruning again"

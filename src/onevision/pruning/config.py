@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field
 
 from onevision.config import Section
 
+Share = Annotated[float, Field(gt=0, lt=1)]
+
 
 class PruningConfig(Section):
     """Beams: early opening of branches and a margin of scores; the prompt: history and image tokens; the image tower:
-    patches."""
+    further looks at a photo, and patches."""
 
     open_below: tuple[int, ...] = Field(
         (200, 400, 800), description="semantic IDs that branches may hold when beams are opened, swept"
@@ -21,6 +25,11 @@ class PruningConfig(Section):
     history: tuple[int, ...] = Field((3,), description="newest items of each history in the prompt, swept")
     masses: tuple[float, ...] = Field((0.5, 0.7, 0.9), min_length=1, description="attention mass kept, swept")
     min_tokens: int = Field(2, ge=1)
+    second_looks: tuple[Share, ...] = Field(
+        (),
+        description="share of the calibration photos, those least like an item, that an image tower which looks more "
+        "than once looks at further, swept",
+    )
     tower_masses: tuple[float, ...] = Field(
         (0.7, 0.9, 0.95),
         min_length=1,

@@ -1,7 +1,10 @@
-"""What a query costs the generator, counted."""
+"""What a query costs, counted: the generator, and one look of the image tower."""
 
 from __future__ import annotations
 
+import torch
+
+from onevision.encoder.model import Encoder
 from onevision.generator.configuration import GeneratorConfig
 
 FRONT_TOKENS = 5
@@ -29,3 +32,14 @@ def query_flops(config: GeneratorConfig, kept_tokens: float, history_tokens: flo
     context = config.decoder_layers * short * 2 * d * d
     code = config.decoder_layers * (6 * d * d + 2 * d * hidden + 2 * short * d)
     return 2.0 * (embed + encoder + context + steps * code)
+
+
+def look_flops(encoder: Encoder) -> float:
+    """FLOPs (2 a multiply-add) of one look of an encoder's tower at a photo, as torch counts them on a black one."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    black = torch.zeros(1, encoder.image_size, encoder.image_size, 3, dtype=torch.uint8)
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
+        encoder.tower.see(black)
+    return float(counter.get_total_flops())

@@ -1,4 +1,4 @@
-"""The photos of queries, looked at again by an image tower that patches leave on the way."""
+"""Photos as they are served: with the looks and the patches that a pruning setting leaves."""
 
 from __future__ import annotations
 
@@ -10,38 +10,62 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onevision.data.images import ImageStore, load_pixels
-from onevision.encoder.model import EMBED_BATCH, Embedded, Encoder, join
+from onevision.decoding.ranker import GeneratorRanker
+from onevision.encoder.model import EMBED_BATCH, Encoder, join
 from onevision.encoder.patch_pruning import PatchRule
+from onevision.encoder.photos import SeenPhotos, embed_photos
 from onevision.features.queries import QuerySet
 from onevision.generator.token_pruning import PruningSetting
+from onevision.pruning.nearby import Nearby
+
+
+class PhotoEncoder:
+    """An encoder, and the items that say whether its first look at a photo was enough."""
+
+    def __init__(self, encoder: Encoder, nearby: Nearby) -> None:
+        self.encoder, self.nearby = encoder, nearby
+
+    @classmethod
+    def of(cls, encoder: Encoder, ranker: GeneratorRanker) -> PhotoEncoder:
+        """Of the encoder and the items that a ranker was made with."""
+        return cls(encoder, Nearby(ranker.catalogue, ranker.model.quantizer))
+
+    def embed(self, pixels: NDArray[np.uint8], setting: PruningSetting, patches: PatchRule | None = None) -> SeenPhotos:
+        """Photos (N, S, S, 3) by a setting; `patches` takes the place of its rule for these."""
+        below = setting.second_look_below
+        doubt = None if below is None else lambda embedding: self.nearby.similarity(embedding) < below
+        return embed_photos(self.encoder, pixels, patches=patches or setting.patches, doubt=doubt)
 
 
 class Photos:
     """Pictures of a snapshot, and the encoder that sees them."""
 
-    def __init__(self, encoder: Encoder, images: ImageStore) -> None:
+    def __init__(self, encoder: PhotoEncoder, images: ImageStore) -> None:
         self.encoder, self.images = encoder, images
 
     def pixels(self, image_ids: Sequence[str]) -> NDArray[np.uint8]:
         """Pictures (N, S, S, 3) as the encoder takes them."""
-        return load_pixels(self.images, image_ids, self.encoder.image_size)
+        return load_pixels(self.images, image_ids, self.encoder.encoder.image_size)
 
-    def embed(self, pixels: NDArray[np.uint8], rule: PatchRule | None) -> Embedded:
-        """Photos (N, S, S, 3) with the patches that a rule keeps, or with all of them."""
-        return self.encoder.embed_pruned(pixels, rule)[0] if rule else self.encoder.embed(pixels)
-
-    def look(self, queries: QuerySet, rule: PatchRule) -> tuple[QuerySet, NDArray[np.float32]]:
-        """The queries with their photos as they are with the patches alone that a rule keeps, and how many these were
-        (Q,), mean over the looks at a photo."""
+    def look(
+        self, queries: QuerySet, setting: PruningSetting, patches: PatchRule | None = None
+    ) -> tuple[QuerySet, SeenPhotos]:
+        """The queries with their photos embedded by a setting, and what it took; `patches` takes the place of its rule
+        for these."""
         batches = (queries.image_id[start : start + EMBED_BATCH] for start in range(0, len(queries), EMBED_BATCH))
-        seen = [self.encoder.embed_pruned(self.pixels(image_ids), rule) for image_ids in batches]
-        photos = join([embedded for embedded, _ in seen])
-        return replace(queries, **photos._asdict()), np.concatenate([kept for _, kept in seen])
+        parts = [self.encoder.embed(self.pixels(image_ids), setting, patches) for image_ids in batches]
+        embedded = join([part.embedded for part in parts])
+        stayed = [part.patches for part in parts if part.patches is not None]
+        seen = SeenPhotos(
+            embedded, np.concatenate([part.looks for part in parts]), np.concatenate(stayed) if stayed else None
+        )
+        return replace(queries, **embedded._asdict()), seen
 
 
-def as_served(queries: QuerySet, setting: PruningSetting, encoder: Path, images: ImageStore) -> QuerySet:
-    """The queries with their photos as they are served: those of the encoder's artifact, or looked at again where the
-    setting leaves patches out."""
-    if setting.patches is None:
+def as_served(queries: QuerySet, ranker: GeneratorRanker, encoder: Path, images: ImageStore) -> QuerySet:
+    """The queries with their photos as a ranker's setting has them: those of the encoder's artifact, or looked at again
+    where the setting leaves looks or patches out."""
+    if not ranker.setting.prunes_tower:
         return queries
-    return Photos(Encoder.from_pretrained(encoder), images).look(queries, setting.patches)[0]
+    eye = PhotoEncoder.of(Encoder.from_pretrained(encoder), ranker)
+    return Photos(eye, images).look(queries, ranker.setting)[0]

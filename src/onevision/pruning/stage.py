@@ -5,7 +5,6 @@ A refresh begins with its parent's setting, and sweeps only where that no longer
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -19,24 +18,15 @@ from onevision.encoder.patch_pruning import PatchRule
 from onevision.errors import OneVisionError
 from onevision.features.queries import QuerySet
 from onevision.generator.token_pruning import PruningSetting
-from onevision.pruning.calibration import BEAMS, Point, Sweep, beats_controls, choose
-from onevision.pruning.canary import Seen
+from onevision.pruning.calibration import BEAMS, ONE_LOOK, Sweep, beats_controls, choose
+from onevision.pruning.canary import LOOKS, Seen
 from onevision.pruning.config import PruningConfig
 from onevision.pruning.controls import centre_crop, random_k, top_k
-from onevision.pruning.photos import Photos
-from onevision.pruning.strategies import BEAM_STRATEGIES, PROMPT_STRATEGIES, TOWER_STRATEGIES, Strategy
-from onevision.report import Figure, ReportTable, StageReport
-from onevision.reporting.charts import pareto_chart
-
-
-@dataclass
-class Found:
-    """What was measured beside the baseline: settings and controls, the setting that is chosen, and warnings."""
-
-    chosen: Point | None
-    points: list[Point]
-    controls: list[Point] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
+from onevision.pruning.photos import PhotoEncoder, Photos
+from onevision.pruning.point import Point
+from onevision.pruning.strategies import BEAM_STRATEGIES, PROMPT_STRATEGIES, TOWER_STRATEGIES, Strategy, second_look
+from onevision.pruning.summary import Found, summarize
+from onevision.report import StageReport
 
 
 def run(
@@ -72,7 +62,8 @@ def run(
         raise OneVisionError(f"{pairs}: no validation query has a click; widen pairing.validation_days")
     department = np.array(ranker.catalogue.table["department_id"].to_pylist(), dtype=object)
     answer = [[number[clicked[0]]] for clicked in queries.clicked]
-    photos = Photos(Encoder.from_pretrained(encoder), Snapshot.open(snapshot, verify=False).images)
+    eye = PhotoEncoder.of(Encoder.from_pretrained(encoder), ranker)
+    photos = Photos(eye, Snapshot.open(snapshot, verify=False).images)
     of_answer = department[[item for (item,) in answer]]
     sweep = Sweep(ranker, queries, photos, answer, of_answer)
     baseline = sweep.measure("everything", "none", PruningSetting())
@@ -82,8 +73,10 @@ def run(
     found = Found(choose(baseline, kept, config), kept)
     if found.chosen is None:
         found = _swept(sweep, baseline, config, seed)
-        if photos.encoder.patch_layers:
-            _sweep_tower(sweep, baseline, found, config, seed)
+        if eye.encoder.looks > 1 and config.second_looks:
+            _sweep_looks(sweep, baseline, found, config, seed)
+        if eye.encoder.patch_layers:
+            _sweep_patches(sweep, baseline, found, config, seed)
         found.points[:0] = kept
     chosen = found.chosen
     if chosen not in kept:  # the parent's setting was timed when it was chosen
@@ -94,7 +87,7 @@ def run(
     calibrated = {"split": "validation", "queries": len(queries), "generator": parents["generator"].identity}
     write_json(out / "pruning.json", {"chosen": setting, "calibrated_on": calibrated, "canary": seen})
     write_json(out / "pareto.json", [p.as_dict() for p in (baseline, *found.points, *found.controls)])
-    report = _report(baseline, found, len(queries), config)
+    report = summarize(baseline, found, len(queries), config)
     finish_artifact(out, "pruning", parents=parents, counts=report.counts)
     return report
 
@@ -119,14 +112,37 @@ def _swept(sweep: Sweep, baseline: Point, config: PruningConfig, seed: int) -> F
     return Found(chosen, [*beams, *points], controls)
 
 
-def _sweep_tower(sweep: Sweep, baseline: Point, found: Found, config: PruningConfig, seed: int) -> None:
+def _sweep_looks(sweep: Sweep, baseline: Point, found: Found, config: PruningConfig, seed: int) -> None:
+    """On top of what was found, clear photos are looked at once; as many at random and one look at all stand beside."""
+    base = found.chosen or baseline
+    points = _measured(sweep, {"second look": second_look(sweep.similarity)}, config, base.setting)
+    chosen = choose(baseline, [base, *points], config)
+    chosen = None if chosen is base else chosen
+    share = float(np.mean(sweep.counted[(chosen or points[len(points) // 2]).name][LOOKS] > 1))
+    drawn = np.random.default_rng([seed, 12]).random(len(sweep.queries))
+    once = base.setting.model_copy(update={"second_look_below": ONE_LOOK.second_look_below})
+    controls = [
+        sweep.measure(f"random {share:.0%} looked at again", "control", base.setting, again=drawn < share),
+        sweep.measure("one look at all", "control", once),
+    ]
+    found.points += points
+    found.controls += controls
+    if chosen and beats_controls(chosen, controls):
+        found.chosen = chosen
+    elif chosen:
+        found.warnings.append(
+            f"a second look at {share:.0%} of the photos, those in doubt, is no better than a control, so all have it"
+        )
+
+
+def _sweep_patches(sweep: Sweep, baseline: Point, found: Found, config: PruningConfig, seed: int) -> None:
     """On top of what was found, patches leave the image tower; attention mass must beat the controls there too."""
     base = found.chosen or baseline
     points = _measured(sweep, TOWER_STRATEGIES, config, base.setting)
     chosen = choose(baseline, [base, *points], config)
     chosen = None if chosen is base else chosen
     point = chosen or points[len(points) // 2]
-    size = max(1, round(point.tower.patches_mean)) if point.tower else 1
+    size = max(1, round(point.tower.patches_mean or 0))
     controls = [
         sweep.measure(
             f"{name}-{size} patches", "control", base.setting, patches=PatchRule(rule, point.setting.tower_depth)
@@ -156,87 +172,3 @@ def _measured(
 def _rules(size: int, seed: int) -> dict[str, KeepRule]:
     """The controls that keep so many tokens or patches of every picture."""
     return {"top": top_k(size), "random": random_k(size, seed), "centre": centre_crop(size)}
-
-
-def _report(baseline: Point, found: Found, queries: int, config: PruningConfig) -> StageReport:
-    chosen, everything = found.chosen, [baseline, *found.points, *found.controls]
-    used = chosen or baseline
-    families: dict[str, tuple[list[float], list[float]]] = {}
-    for p in everything:
-        x, y = families.setdefault(p.family, ([], []))
-        x.append(p.cost)
-        y.append(p.hr10)
-    tower = baseline.tower is not None
-    picture = pareto_chart(
-        families,
-        title="Pruning: cost and hit rate",
-        x_label="MFLOPs a query (image tower, generator, choice)" if tower else "MFLOPs a query (generator and choice)",
-        y_label="HR@10 on validation days",
-        chosen=None if chosen is None else (chosen.cost, chosen.hr10),
-        budget=baseline.hr10 - config.max_loss,
-    )
-    warnings = list(found.warnings)
-    if chosen is None:
-        warnings.append("no setting keeps the budget: nothing is pruned")
-    columns = ["setting", "HR@10", "HR@50", "worst department", "tokens", "tokens p95", "steps", "MFLOPs"]
-    columns += ["patches", "patches p95", "tower MFLOPs"] if tower else []
-    rows = [
-        [p.name, *(round(v, 4) for v in (p.hr10, p.hr50, p.worst_department_loss)), *(round(v, 1) for v in cost)]
-        for p in everything
-        for cost in [[p.kept_mean, p.kept_p95, p.steps_mean, p.mflops, *_tower_columns(p)]]
-    ]
-    return StageReport(
-        "calibrate-pruning",
-        counts={"queries": queries, "settings": len(everything)},
-        metrics=_metrics(baseline, used) | (_timings(baseline, used) if baseline.queries_per_second else {}),
-        warnings=warnings,
-        tables=[ReportTable("Settings", columns, rows)],
-        figures=[Figure("Pareto curve", "svg", picture, "The dashed line is the least hit rate allowed.")],
-    )
-
-
-def _metrics(baseline: Point, used: Point) -> dict[str, float]:
-    metrics = {
-        "kept_tokens": used.kept_mean,
-        "kept_tokens_p95": used.kept_p95,
-        "hr@10_lost": baseline.hr10 - used.hr10,
-        "hr@50_lost": baseline.hr50 - used.hr50,
-        "steps": used.steps_mean,
-        "mflops": used.mflops,
-        "mflops_saved_share": 1 - used.mflops / baseline.mflops,
-    }
-    if used.tower and baseline.tower:
-        metrics |= {
-            "tower_patches": used.tower.patches_mean,
-            "tower_patches_p95": used.tower.patches_p95,
-            "tower_mflops": used.tower.mflops,
-            "tower_mflops_saved_share": 1 - used.tower.mflops / baseline.tower.mflops,
-        }
-    return metrics
-
-
-def _timings(baseline: Point, used: Point) -> dict[str, float]:
-    timings = {
-        "latency_ms_p50": used.latency_ms_p50,
-        "latency_ms_p95": used.latency_ms_p95,
-        "latency_ms_p99": used.latency_ms_p99,
-        "latency_ms_p50_unpruned": baseline.latency_ms_p50,
-        "batch_16_ms_p50": used.batch_ms_p50,
-        "batch_16_ms_p95": used.batch_ms_p95,
-        "batch_16_ms_p99": used.batch_ms_p99,
-        "batch_16_ms_p50_unpruned": baseline.batch_ms_p50,
-        "queries_per_second_batch_16": used.queries_per_second,
-        "queries_per_second_batch_16_unpruned": baseline.queries_per_second,
-    }
-    if used.tower and baseline.tower:
-        timings |= {
-            "tower_ms_p50": used.tower.ms_p50,
-            "tower_ms_p50_unpruned": baseline.tower.ms_p50,
-            "tower_batch_16_ms_p50": used.tower.batch_ms_p50,
-            "tower_batch_16_ms_p50_unpruned": baseline.tower.batch_ms_p50,
-        }
-    return timings
-
-
-def _tower_columns(p: Point) -> list[float]:
-    return [p.tower.patches_mean, p.tower.patches_p95, p.tower.mflops] if p.tower else []

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
+from numpy.typing import NDArray
+
 from onevision.generator.token_pruning import PruningSetting
 from onevision.pruning.config import PruningConfig
 
@@ -39,6 +42,23 @@ def attention_mass(config: PruningConfig, base: PruningSetting) -> list[tuple[st
     """Image tokens that are not looked at are merged into one."""
     changes = {"min_tokens": config.min_tokens}
     return [(f"mass {m:g}", base.model_copy(update={"mass": m} | changes)) for m in sorted(config.masses)]
+
+
+def second_look(similarity: NDArray[np.float32]) -> Strategy:
+    """Photos whose first look is much like an item near it are not looked at further.
+
+    Args:
+        similarity: (Q,) of the calibration photos' first looks (`pruning.nearby`); the recipe asks for shares of them.
+    """
+
+    def strategy(config: PruningConfig, base: PruningSetting) -> list[tuple[str, PruningSetting]]:
+        return [
+            (f"second look at {share:.0%}", base.model_copy(update={"second_look_below": below}))
+            for share in sorted(config.second_looks)
+            for below in [float(np.quantile(similarity, share))]
+        ]
+
+    return strategy
 
 
 def tower_patches(config: PruningConfig, base: PruningSetting) -> list[tuple[str, PruningSetting]]:

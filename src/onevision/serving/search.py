@@ -23,7 +23,8 @@ from onevision.artifacts import Artifact
 from onevision.data.images import MAX_PIXELS, ImageError, decode_image
 from onevision.decoding.filters import ItemFilter
 from onevision.decoding.ranker import GeneratorRanker, Ranking
-from onevision.encoder.model import Embedded, Encoder
+from onevision.encoder.model import Encoder
+from onevision.encoder.photos import SeenPhotos
 from onevision.errors import ArtifactError, OneVisionError
 from onevision.features.definitions import UserSequences
 from onevision.features.queries import QuerySet
@@ -31,7 +32,8 @@ from onevision.generator.token_pruning import PruningSetting
 from onevision.precision import Precision
 from onevision.preference.reward import WEIGHTS as REWARD
 from onevision.preference.reward import RewardModel, click_probabilities
-from onevision.pruning.canary import CODES_READ, KEPT_TOKENS, PATCHES, Canary, Seen
+from onevision.pruning.canary import CODES_READ, KEPT_TOKENS, LOOKS, PATCHES, Canary, Seen
+from onevision.pruning.photos import PhotoEncoder
 from onevision.publishing.bundle import CATALOGUE, open_bundle
 from onevision.serving.answers import Answer, Hit
 from onevision.serving.cascade import ServedCascade
@@ -66,7 +68,7 @@ class Searcher:
         seen: Seen | None = None,
     ) -> None:
         self.bundle = bundle
-        self._encoder = encoder
+        self._photos = PhotoEncoder.of(encoder, ranker)
         self._ranker = ranker
         self._features = features
         self._reward = reward
@@ -145,12 +147,12 @@ class Searcher:
     @property
     def image_size(self) -> int:
         """S, pixels a side of a photo as `rank` takes it."""
-        return self._encoder.image_size
+        return self._photos.encoder.image_size
 
     def nearest_cosine(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Cosine of decoded photos (N, S, S, 3) with the item that is nearest to each, (N,)."""
         with _ranking:
-            seen, _ = self._look(pixels)
+            seen = self._look(pixels).embedded
         return (seen.embedding @ self._ranker.catalogue.embedding.T).max(axis=1)
 
     def rank(
@@ -190,8 +192,8 @@ class Searcher:
         cascade: ServedCascade | None,
         watched: bool,
     ) -> list[Answer]:
-        seen, patches = self._look(pixels)
-        queries = QuerySet.asked_now(seen.embedding, seen.category, seen.tokens, users)
+        photos = self._look(pixels)
+        queries = QuerySet.asked_now(*photos.embedded, users)
         allowed = None if only is None else only.allowed(self._items)
         clicks: list[list[float | None]] = [[None] * k for _ in users]
         history = clicks
@@ -201,7 +203,7 @@ class Searcher:
             ranking = self._ranker.rank(queries, self._beam_width, k, allowed=allowed)
             items, scores = ranking.items, ranking.scores
             if watched and allowed is None:
-                self._watch(ranking, patches)
+                self._watch(ranking, photos)
             if choice := self._ranker.choice:
                 shoppers = choice.read(queries)
                 history = choice.history_effect(shoppers, torch.from_numpy(items)).tolist()
@@ -214,10 +216,9 @@ class Searcher:
             for row, photo in enumerate(queries.embedding)
         ]
 
-    def _look(self, pixels: NDArray[np.uint8]) -> tuple[Embedded, NDArray[np.float32] | None]:
-        """Photos as the pruning setting sees them; where patches leave the tower, how many stay of each, (N,)."""
-        rule = self._ranker.setting.patches
-        return self._encoder.embed_pruned(pixels, rule) if rule else (self._encoder.embed(pixels), None)
+    def _look(self, pixels: NDArray[np.uint8]) -> SeenPhotos:
+        """Photos as the pruning setting sees them."""
+        return self._photos.embed(pixels, self._ranker.setting)
 
     def _canary_of(self, seen: Seen) -> Canary | None:
         """None, loudly, where other beams are served than calibration counted with."""
@@ -233,11 +234,12 @@ class Searcher:
         )
         return None
 
-    def _watch(self, ranking: Ranking, patches: NDArray[np.float32] | None) -> None:
+    def _watch(self, ranking: Ranking, photos: SeenPhotos) -> None:
         """Search in full from now on if pruning does not do what it was calibrated to do."""
         counted: dict[str, NDArray[Any]] = {KEPT_TOKENS: ranking.kept_tokens, CODES_READ: ranking.steps}
-        if patches is not None:
-            counted[PATCHES] = patches
+        counted[LOOKS] = photos.looks
+        if photos.patches is not None:
+            counted[PATCHES] = photos.patches
         wrong = self._canary.watch(counted) if self._canary else None
         if wrong:
             log.warning("%s: %s", self.bundle.path, wrong)

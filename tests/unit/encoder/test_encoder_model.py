@@ -90,10 +90,7 @@ def test_the_pretrained_tower_stays_frozen_and_is_saved_with_the_encoder(tmp_pat
     framed[:, :30] = 0  # of 340 rows: the whole picture shows it, its middle does not
     with torch.no_grad():
         moved = encoder.tower(torch.from_numpy(framed)).pooled - pooled
-        whole, other = (
-            encoder.tower._features((torch.from_numpy(x).permute(0, 3, 1, 2).float() - 127) / 128).mean((2, 3))
-            for x in (photo, framed)
-        )
+        whole, other = (encoder.tower.see(torch.from_numpy(x)).pooled for x in (photo, framed))
     torch.testing.assert_close(moved, (other - whole) / 2, atol=1e-4, rtol=1e-3)
     assert moved.abs().max() > 0.01
     embedded = encoder.embed(photo)

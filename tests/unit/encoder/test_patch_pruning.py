@@ -21,6 +21,7 @@ from onevision.encoder.backbone import TransformersTower
 from onevision.encoder.config import EncoderConfig
 from onevision.encoder.model import Encoder
 from onevision.encoder.patch_pruning import PatchLayers, PatchRule
+from onevision.encoder.photos import embed_photos
 from onevision.encoder.towers import SmallConvTower
 from onevision.errors import ArtifactError
 from onevision.generator.token_pruning import PruningSetting
@@ -223,13 +224,17 @@ def encoder(tmp_path: Path) -> Encoder:
 
 def test_an_encoder_counts_the_patches_of_both_looks(encoder: Encoder) -> None:
     pictures = pixels().numpy()
-    seen, kept = encoder.embed_pruned(pictures, HALF)
-    one, counts = encoder.embed_pruned(pictures[2:3], HALF)
+    seen, looks, kept = embed_photos(encoder, pictures, patches=HALF)
+    one, _, counts = embed_photos(encoder, pictures[2:3], patches=HALF)
+    assert kept is not None
+    assert counts is not None
+    assert looks.tolist() == [2] * 5
     np.testing.assert_allclose(one.embedding[0], seen.embedding[2], atol=1e-4)
     assert counts[0] == kept[2]
     assert ((kept > 0) & (kept < PATCHES)).all()
     assert np.abs(seen.embedding - encoder.embed(pictures).embedding).max() > 1e-3
-    _, all_alike = encoder.embed_pruned(pictures, first_patches(7, 0.5))
+    all_alike = embed_photos(encoder, pictures, patches=first_patches(7, 0.5)).patches
+    assert all_alike is not None
     assert all_alike.tolist() == [7] * 5
 
 
@@ -237,4 +242,4 @@ def test_an_encoder_without_patches_refuses_to_leave_some_out() -> None:
     plain = Encoder(EncoderConfig(width=8, embedding_dim=8), ["bags"])
     assert plain.patch_layers is None
     with pytest.raises(ArtifactError, match="no patches can leave a small-conv tower"):
-        plain.embed_pruned(np.zeros((1, 64, 64, 3), np.uint8), HALF)
+        embed_photos(plain, np.zeros((1, 64, 64, 3), np.uint8), patches=HALF)

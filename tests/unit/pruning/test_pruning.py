@@ -9,19 +9,21 @@ from onevision.artifacts import finish_artifact, open_artifact, read_json, start
 from onevision.features.queries import QuerySet
 from onevision.generator.configuration import GeneratorConfig
 from onevision.generator.token_pruning import PruningSetting
-from onevision.pruning.calibration import Point, beats_controls, choose
+from onevision.pruning.calibration import beats_controls, choose
 from onevision.pruning.canary import Canary, Seen
 from onevision.pruning.config import PruningConfig
 from onevision.pruning.controls import centre_crop, random_k, top_k
 from onevision.pruning.cost import query_flops
+from onevision.pruning.point import Point, TowerCost
 from onevision.pruning.stage import run
 from onevision.pruning.strategies import BEAM_STRATEGIES, PROMPT_STRATEGIES
 
-BASE = Point("all", "none", PruningSetting(), 0.6, 0.8, 0.0, 16, 16, 300, 100.0)
+TOWER = TowerCost(70.0, 2.0)
+BASE = Point("all", "none", PruningSetting(), 0.6, 0.8, 0.0, 16, 16, 300, 100.0, TOWER)
 
 
 def point(name: str, hr10: float = 0.6, hr50: float = 0.8, department: float = 0.0, mflops: float = 50.0) -> Point:
-    return Point(name, "attention mass", PruningSetting(mass=0.5), hr10, hr50, department, 8, 9, 300, mflops)
+    return Point(name, "attention mass", PruningSetting(mass=0.5), hr10, hr50, department, 8, 9, 300, mflops, TOWER)
 
 
 def test_the_cheapest_setting_within_the_budget_is_chosen() -> None:
@@ -50,7 +52,7 @@ def test_what_a_setting_gains_is_not_given_away_by_a_cheaper_one() -> None:
 def test_of_settings_that_cost_the_same_the_one_that_gives_up_least_is_chosen() -> None:
     def beams(margin: float | None, mflops: float) -> Point:
         setting = PruningSetting(open_below=200, margin=margin)
-        return Point(f"margin {margin}", "beams", setting, 0.6, 0.8, 0.0, 16, 16, 1, mflops)
+        return Point(f"margin {margin}", "beams", setting, 0.6, 0.8, 0.0, 16, 16, 1, mflops, TOWER)
 
     near, wide, none = beams(6.0, 50.0), beams(10.0, 50.5), beams(None, 50.9)
     assert choose(BASE, [near, wide, none], PruningConfig()) is none

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,15 +10,20 @@ from support.generators import make_catalogue, make_generator, make_queries, thu
 
 from onevision.attention_mass import KeepRule
 from onevision.decoding.ranker import GeneratorRanker
+from onevision.encoder.config import EncoderConfig
+from onevision.encoder.model import Encoder
 from onevision.features.queries import QuerySet
 from onevision.generator.choice import ChoiceModel
 from onevision.generator.choice_items import item_table
 from onevision.generator.prompts import LONG_TOKENS
 from onevision.generator.token_pruning import PruningSetting
 from onevision.pruning import stage
-from onevision.pruning.calibration import Point, Sweep
+from onevision.pruning.calibration import Sweep
 from onevision.pruning.config import PruningConfig
 from onevision.pruning.cost import query_flops
+from onevision.pruning.nearby import Nearby
+from onevision.pruning.photos import PhotoEncoder, Photos
+from onevision.pruning.point import Point, TowerCost
 
 CATALOGUE, QUANTIZER = make_catalogue()
 QUERIES = make_queries(CATALOGUE, 30)
@@ -27,9 +31,10 @@ QUERIES = make_queries(CATALOGUE, 30)
 
 def make_sweep(choice: ChoiceModel | None = None, **changes: object) -> Sweep:
     ranker = GeneratorRanker(make_generator(QUANTIZER, **changes), CATALOGUE, choice)
-    photos = SimpleNamespace(encoder=SimpleNamespace(patch_layers=None))
+    encoder = Encoder(EncoderConfig(width=8, image_size=32), ["bags"])
+    photos = Photos(PhotoEncoder(encoder, Nearby(CATALOGUE, QUANTIZER)), images=None)  # type: ignore[arg-type]
     answer = [[CATALOGUE.numbers()[clicked[0]]] for clicked in QUERIES.clicked]
-    return Sweep(ranker, QUERIES, photos, answer, np.array(["d"] * 30, dtype=object))  # type: ignore[arg-type]
+    return Sweep(ranker, QUERIES, photos, answer, np.array(["d"] * 30, dtype=object))
 
 
 def tokens_of(queries: QuerySet, longest: int) -> float:
@@ -83,7 +88,7 @@ class Measured:
     def measure(self, name: str, family: str, setting: PruningSetting, keep: KeepRule | None = None) -> Point:
         hit = 0.6 - 0.1 * (self.worse and family == "control")
         cost = 50 + 50 * setting.mass - 10 * (setting.history is not None)
-        return Point(name, family, setting, hit, hit, 0.0, 16 * setting.mass, 16, 300, cost)
+        return Point(name, family, setting, hit, hit, 0.0, 16 * setting.mass, 16, 300, cost, TowerCost(70.0, 2.0))
 
 
 @pytest.mark.parametrize("worse", [True, False])

@@ -14,6 +14,7 @@ from onevision.data.images import decode_image
 from onevision.data.snapshot import Snapshot
 from onevision.decoding.ranker import GeneratorRanker, read_setting
 from onevision.encoder.model import Encoder
+from onevision.encoder.photos import embed_photos
 from onevision.evaluation.config import EvaluationConfig
 from onevision.evaluation.glossary import meanings
 from onevision.evaluation.stage import run as evaluate
@@ -22,7 +23,7 @@ from onevision.generator.token_pruning import PruningSetting
 from onevision.pruning import stage
 from onevision.pruning.canary import Seen
 from onevision.pruning.config import PruningConfig
-from onevision.pruning.photos import Photos, as_served
+from onevision.pruning.photos import PhotoEncoder, Photos, as_served
 from onevision.publishing.config import PublishingConfig
 from onevision.publishing.stage import run as publish
 from onevision.serving.search import Searcher
@@ -93,7 +94,7 @@ def test_patches_are_calibrated_beside_controls_of_the_same_number(
         assert points["patches 0.5 after 33%"]["setting"] == setting.model_dump()
     saved = report.metrics["tower_mflops_saved_share"]
     assert saved == pytest.approx(1 - half["mflops"] / whole["mflops"] if better else 0)
-    for name in ("tower_ms_p50", "tower_batch_16_ms_p50"):
+    for name in ("photo_latency_ms_p50", "photo_batch_16_ms_p50"):
         assert report.metrics[name] > 0
         assert report.metrics[f"{name}_unpruned"] > 0
 
@@ -102,19 +103,24 @@ def test_photos_are_looked_at_again_only_where_the_setting_says_so(
     models: dict[str, Path], queries: QuerySet, tiny_snapshot: Path
 ) -> None:
     images = Snapshot.open(tiny_snapshot).images
-    assert as_served(queries, PruningSetting(mass=0.5), models["encoder"], images) is queries
+    ranker = GeneratorRanker.open(*(models[n] for n in ("encoder", "semantic_ids", "generator_aligned")))
+    ranker.use_pruning(PruningSetting(mass=0.5))
+    assert as_served(queries, ranker, models["encoder"], images) is queries
     setting = PruningSetting(tower_mass=0.5)
-    served = as_served(queries, setting, models["encoder"], images)
+    ranker.use_pruning(setting)
+    served = as_served(queries, ranker, models["encoder"], images)
     encoder = Encoder.from_pretrained(models["encoder"])
     assert setting.patches is not None
     for row, image in enumerate(queries.image_id):
         pixels = decode_image(images.read(image), encoder.image_size)[None]
-        expected, _ = encoder.embed_pruned(pixels, setting.patches)
+        expected = embed_photos(encoder, pixels, patches=setting.patches).embedded
         np.testing.assert_allclose(served.embedding[row], expected.embedding[0], atol=1e-4)
         np.testing.assert_allclose(served.tokens[row], expected.tokens[0], atol=2e-2)
     assert np.abs(served.embedding - queries.embedding).max() > 1e-3
     assert served.query_id == queries.query_id
-    _, kept = Photos(encoder, images).look(queries, setting.patches)
+    _, (_, looks, kept) = Photos(PhotoEncoder.of(encoder, ranker), images).look(queries, setting)
+    assert looks.tolist() == [2] * len(queries)
+    assert kept is not None
     assert kept.shape == (len(queries),)
     assert ((kept >= 1) & (kept < PATCHES)).all()
 
@@ -136,7 +142,7 @@ def test_the_evaluation_asks_with_the_photos_as_they_are_served(
     assert {"tower_pruned/r@1", "tower_pruned/cold_queries", "image_tower_pruned/latency_ms_p50"} <= set(metrics)
     assert not {key: meanings(key) for key in metrics if len(meanings(key)) != 1}
     ranker = GeneratorRanker.open(*(models[n] for n in ("encoder", "semantic_ids", "generator_aligned", "pruning")))
-    served = as_served(queries, ranker.setting, models["encoder"], Snapshot.open(tiny_snapshot).images)
+    served = as_served(queries, ranker, models["encoder"], Snapshot.open(tiny_snapshot).images)
     expected = dict(zip(served.query_id, ranker.rank(served, BEAM_WIDTH, 10).items, strict=True))
     ranks = pq.read_table(out / "ranks.parquet", filters=[("system", "==", "generator_pruned")]).to_pylist()
     assert ranks
@@ -169,14 +175,14 @@ def test_a_server_prunes_as_it_was_calibrated_and_in_full_once_the_canary_is_off
         return [hit.similarity for answer in searcher.search_many(photos, [None] * 5, 3) for hit in answer.hits]
 
     seen = Seen({"image tokens": (0, 1e9), "patches in the tower": (PATCHES, PATCHES)}, BEAM_WIDTH)
-    searcher = Searcher(loaded.bundle, loaded._encoder, loaded._ranker, None, seen=seen)
+    searcher = Searcher(loaded.bundle, loaded._photos.encoder, loaded._ranker, None, seen=seen)
     pruned = similarities(searcher)
-    encoder, keep = loaded._encoder, loaded._ranker.setting.patches
+    encoder, keep = loaded._photos.encoder, loaded._ranker.setting.patches
     assert keep is not None
     pixels = np.stack([searcher.decode(photo) for photo in photos])
     for row, answer in enumerate(searcher.search_many(photos, [None] * 5, 1)):
         item = loaded._ranker.catalogue.item_ids.index(answer.hits[0].item_id)
-        embedding = encoder.embed_pruned(pixels, keep)[0].embedding[row]
+        embedding = embed_photos(encoder, pixels, patches=keep).embedded.embedding[row]
         assert answer.hits[0].similarity == pytest.approx(float(loaded._ranker.catalogue.embedding[item] @ embedding))
     for _ in range(9):
         searcher.search_many(photos, [None] * 5, 3)

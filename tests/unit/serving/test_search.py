@@ -68,7 +68,7 @@ def test_serving_ranks_a_held_out_query_as_the_evaluation_did(
         )
         for row in range(len(queries))
     }
-    online = Searcher(searcher.bundle, searcher._encoder, searcher._ranker, KnownUsers(users))  # type: ignore[arg-type]
+    online = Searcher(searcher.bundle, searcher._photos.encoder, searcher._ranker, KnownUsers(users))  # type: ignore[arg-type]
     images = [Snapshot.open(tiny_snapshot).images.read(image) for image in queries.image_id]
     answers = online.search_many(images, list(users), 10)
     assert any(users[name].recent_clicked for name in users)
@@ -91,7 +91,7 @@ def test_a_photo_is_answered_the_same_alone_and_among_others(
 
 def test_history_of_a_known_user_reaches_the_generator(searcher: Searcher, photo: bytes) -> None:
     users = KnownUsers({"ann": UserSequences(recent_clicked=["i003"], segment="regular")})
-    personal = Searcher(searcher.bundle, searcher._encoder, searcher._ranker, users)  # type: ignore[arg-type]
+    personal = Searcher(searcher.bundle, searcher._photos.encoder, searcher._ranker, users)  # type: ignore[arg-type]
     known, stranger = personal.answer(photo, "ann", 5), personal.answer(photo, "bob", 5)
     assert known.notes == []
     assert "features do not know" in stranger.notes[0]
@@ -178,7 +178,7 @@ def own_searcher(bundle: Path) -> Searcher:
 def test_hits_have_a_click_probability_and_a_threshold_leaves_only_matches(searcher: Searcher, photo: bytes) -> None:
     counts = torch.ones(len(searcher._ranker.catalogue.item_ids), 4)
     reward = RewardModel(counts).eval().requires_grad_(False)
-    answer = Searcher(searcher.bundle, searcher._encoder, searcher._ranker, None, reward).answer(photo, None, 10)
+    answer = Searcher(searcher.bundle, searcher._photos.encoder, searcher._ranker, None, reward).answer(photo, None, 10)
     probabilities = [hit.click_probability for hit in answer.hits]
     assert all(p is not None and 0 < p < 1 for p in probabilities)
     middle = sorted(p for p in probabilities if p is not None)[5]
@@ -186,7 +186,7 @@ def test_hits_have_a_click_probability_and_a_threshold_leaves_only_matches(searc
     assert [hit for hit in answer.hits if (hit.click_probability or 0) >= middle] == matches.hits
     assert matches.notes == answer.notes
     assert all(hit.click_probability is None for hit in searcher.search(photo, None, 3))
-    rewarded = Searcher(searcher.bundle, searcher._encoder, searcher._ranker, None, reward)
+    rewarded = Searcher(searcher.bundle, searcher._photos.encoder, searcher._ranker, None, reward)
     filtered = rewarded.answer(photo, None, 10, ItemFilter(min_price=0.0))
     assert [hit.item_id for hit in filtered.hits] == [hit.item_id for hit in answer.hits]
     assert {hit.click_probability for hit in filtered.hits} == {None}  # another choice than it is calibrated for
@@ -229,7 +229,7 @@ def test_a_bundle_pruned_unlike_its_calibration_warns_and_searches_in_full(
 ) -> None:
     online = Searcher(
         own_searcher.bundle,
-        own_searcher._encoder,
+        own_searcher._photos.encoder,
         own_searcher._ranker,
         None,
         seen=Seen({"image tokens": (0, 1e9), "codes read by beams": (1e8, 1e9)}, BEAM_WIDTH),

@@ -101,7 +101,7 @@ def test_concurrent_requests_are_answered_as_alone_and_in_batches(
     warm = server.metric("onevision_batch_photos_count")
     with ThreadPoolExecutor(len(asked)) as pool:
         answers = list(pool.map(lambda a: server.search(a[0], user=a[1] or "", k=a[2]), asked))
-    known = Searcher(searcher.bundle, searcher._encoder, searcher._ranker, KnownUsers())  # type: ignore[arg-type]
+    known = Searcher(searcher.bundle, searcher._photos.encoder, searcher._ranker, KnownUsers())  # type: ignore[arg-type]
     for (photo, user, k), answer in zip(asked, answers, strict=True):
         assert answer.status_code == 200, answer.text
         assert_same(answer.json()["hits"], known.search(photo, user, k))
