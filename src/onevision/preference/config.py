@@ -25,16 +25,15 @@ class PreferenceConfig(Section):
     losers: int = Field(6, ge=1, le=32)
     min_reward_gap: float = Field(0.2, ge=0, description="losers are at least so far below the winner's reward level")
     max_delta: float = Field(5.0, gt=0)
-    visual_guard_cosine: float = Field(
-        0.2,
-        ge=-1,
-        le=1,
-        description="own items less alike than this have reward level 0 instead of 0.2, which only listwise DPO reads; "
-        "-1 for no guard",
+    guard_weight: float = Field(4.0, ge=0, description="weight of the guards' pairs; 0 for none")
+    guard_places: int = Field(10, ge=1, description="first places of the parent's ranking that are guarded")
+    visual_guard_margin: float = Field(
+        0.05,
+        ge=0,
+        le=2,
+        description="own items whose cosine to the photo is so far below the winner's are guarded; 2: none",
     )
-    category_guard: bool = Field(
-        True, description="own items of another category than the winner have reward level 0 instead of 0.2, too"
-    )
+    category_guard: bool = Field(True, description="own items of another category than the winner's are guarded")
     lists: int = Field(16, ge=2, description="rankings drawn for every search, whose rewards are compared (GRPO)")
     list_length: int = Field(10, ge=1, description="items of a ranking (GRPO)")
     checks: int = Field(4, ge=1, description="evaluations on validation days; the best checkpoint is kept if it wins")
