@@ -73,27 +73,32 @@ def test_what_was_ordered_before_in_the_category_is_no_mistake_but_below_an_orde
     assert rewards(lists, 1) == {6: SHOWN, 9: ORDERED_ELSEWHERE, 12: SAME_CATEGORY}
 
 
-def guarded(own: list[int], **changes: object) -> tuple[set[int], dict[str, int]]:
-    """Of a search with the photo of i003, which was clicked."""
+def guarded(own: list[int], winner: int = 3, **changes: object) -> tuple[set[int], dict[str, int]]:
+    """Of a search with the photo of an item, which was clicked, and then i014."""
     queries = make_queries(CATALOGUE, 1)
-    queries.embedding, queries.clicked, queries.shown = CATALOGUE.embedding[[3]], [["i003"]], [["i003", "i006"]]
+    queries.embedding, queries.clicked = CATALOGUE.embedding[[winner]], [[f"i{winner:03d}", "i014"]]
     config = PreferenceConfig(**changes)
-    items, counts = guarded_items(queries, np.array([3]), np.array([own]), CATALOGUE, config)
+    items, counts = guarded_items(queries, np.array([winner]), np.array([own]), CATALOGUE, config)
     assert items.shape == (1, min(len(own), config.guard_places))
     return set(items[0].tolist()) - {-1}, counts
 
 
-def test_guards_are_of_first_items_unlike_the_photo_or_elsewhere_and_of_none_that_was_wanted() -> None:
+def test_guards_are_of_first_items_that_are_less_alike_or_elsewhere() -> None:
     own = [3, 9, 10, 6, 11, -1]
     cosine = CATALOGUE.embedding @ CATALOGUE.embedding[3]
-    between = float(np.sort(cosine[[9, 6]]).mean())  # one of the two of its category is less alike than that
     less, more = (9, 6) if cosine[9] < cosine[6] else (6, 9)
+    between = 1 - float(cosine[[9, 6]].mean())
     alone = {"category_guard": False}
     assert guarded(own, visual_guard_margin=2.0) == ({10, 11}, {"guards_visual": 0, "guards_category": 2})
     assert guarded(own, visual_guard_margin=2.0, **alone) == (set(), {"guards_visual": 0, "guards_category": 0})
-    assert guarded([less, more], visual_guard_margin=1 - between, **alone)[0] == {less}
+    assert guarded([less, more], visual_guard_margin=between, **alone)[0] == {less}
     assert guarded(own, visual_guard_margin=0.0, **alone)[0] == {9, 10, 6, 11}
     assert guarded(own, visual_guard_margin=0.0, guard_places=3)[0] == {9, 10}
+
+
+def test_what_was_wanted_or_has_the_winners_id_is_not_guarded() -> None:
+    assert CATALOGUE.bucket[9] == CATALOGUE.bucket[10]
+    assert guarded([9, 10, 14, 13], winner=9, visual_guard_margin=0.0)[0] == {13}
 
 
 def test_gains_are_reward_levels_of_what_was_wanted() -> None:
