@@ -1,4 +1,6 @@
-"""Training of the served distribution on preferences, with an SFT anchor and a reference that is computed once.
+"""Training of the served distribution on preferences, with guards and an SFT anchor:
+
+    L = objective + w_guard dpo(winner, guarded items) + w_anchor (-log pi(winner))
 
 The policy is what is served: the choice among what the beams found. What alignment moves in it is how shoppers are
 read (profile, histories, and how much taste counts); likeness keeps the weights that validation days gave it, because
