@@ -18,7 +18,7 @@ class PreferenceConfig(Section):
     steps: int = Field(160, ge=0)
     batch_size: int = Field(256, ge=2)
     learning_rate: float = Field(5e-4, gt=0)
-    beta: float = Field(0.2, gt=0, description="DPO: scale of log-ratios; GRPO: weight of the KL to the reference")
+    beta: float = Field(0.2, gt=0, description="scale of log-ratios in DPO and guards; GRPO: weight of the KL as well")
     anchor_weight: float = Field(0.5, ge=0, description="weight of -log p of the winner; 0 for none")
     queries: int = Field(2500, ge=10, description="newest training searches that preferences are taken from")
     beam_width: int = Field(100, ge=1, description="own beams that losers are taken from")
