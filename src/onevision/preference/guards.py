@@ -1,8 +1,9 @@
 """Guards: pairs of a winner and a mistake near the top, whatever the shopper's taste.
 
 Preferences are learnt from what moves, how shoppers are read; alone they make ever more of taste and less of the photo.
-Guards hold the first places to the photo: of the parent's first items that the search did not lead to, the visual guard
-is of those less like the photo than the winner is, by a margin, and the category guard of those in another category.
+Guards hold the first places to the photo: of the parent's first items that the search did not show, the visual guard is
+of those less like the photo than the winner is, by a margin, and the category guard of those in another category. What
+was shown is judged by what came of it, as a loser (`lists`).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from onevision.features.queries import QuerySet
 from onevision.preference.config import PreferenceConfig
-from onevision.preference.levels import gains_of
+from onevision.preference.levels import levels_of
 from onevision.semantic_ids.catalogue import Catalogue
 
 
@@ -33,9 +34,18 @@ def guarded_items(
     category = np.array(catalogue.table["category_id"].to_pylist(), dtype=object)
     cosine = np.einsum("ngd,nd->ng", catalogue.embedding[own], queries.embedding)
     winners = np.einsum("nd,nd->n", catalogue.embedding[winner], queries.embedding)
-    mistake = (own >= 0) & (gains_of(queries, own, catalogue) == 0)
+    mistake = (own >= 0) & ~_of_the_search(queries, own, catalogue)
     mistake &= catalogue.bucket[own] != catalogue.bucket[winner][:, None]
     unlike = mistake & (cosine < winners[:, None] - config.visual_guard_margin)
     elsewhere = mistake & (category[own] != category[winner][:, None]) & config.category_guard
     counts = {"guards_visual": int(unlike.sum()), "guards_category": int(elsewhere.sum())}
     return np.where(unlike | elsewhere, own, -1), counts
+
+
+def _of_the_search(queries: QuerySet, items: NDArray[np.int64], catalogue: Catalogue) -> NDArray[np.bool_]:
+    """(N, G) which of the items the search showed, or led to."""
+    number = catalogue.numbers()
+    there = np.zeros(items.shape, bool)
+    for row in range(len(queries)):
+        there[row] = np.isin(items[row], list(levels_of(queries, row, number)))
+    return there

@@ -74,9 +74,10 @@ def test_what_was_ordered_before_in_the_category_is_no_mistake_but_below_an_orde
 
 
 def guarded(own: list[int], winner: int = 3, **changes: object) -> tuple[set[int], dict[str, int]]:
-    """Of a search with the photo of an item, which was clicked, and then i014."""
+    """Of a search with the photo of an item, which was clicked, and then i014; i015 was shown."""
     queries = make_queries(CATALOGUE, 1)
-    queries.embedding, queries.clicked = CATALOGUE.embedding[[winner]], [[f"i{winner:03d}", "i014"]]
+    queries.embedding, queries.shown = CATALOGUE.embedding[[winner]], [["i015"]]
+    queries.clicked = [[f"i{winner:03d}", "i014"]]
     config = PreferenceConfig(**changes)
     items, counts = guarded_items(queries, np.array([winner]), np.array([own]), CATALOGUE, config)
     assert items.shape == (1, min(len(own), config.guard_places))
@@ -96,9 +97,9 @@ def test_guards_are_of_first_items_that_are_less_alike_or_elsewhere() -> None:
     assert guarded(own, visual_guard_margin=0.0, guard_places=3)[0] == {9, 10}
 
 
-def test_what_was_wanted_or_has_the_winners_id_is_not_guarded() -> None:
+def test_what_was_shown_or_wanted_or_has_the_winners_id_is_not_guarded() -> None:
     assert CATALOGUE.bucket[9] == CATALOGUE.bucket[10]
-    assert guarded([9, 10, 14, 13], winner=9, visual_guard_margin=0.0)[0] == {13}
+    assert guarded([9, 10, 14, 15, 13], winner=9, visual_guard_margin=0.0)[0] == {13}
 
 
 def test_gains_are_reward_levels_of_what_was_wanted() -> None:
