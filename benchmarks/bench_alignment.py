@@ -2,9 +2,10 @@
 
 python benchmarks/bench_alignment.py runs/latest [more runs, such as other seeds] --json alignment.json
 
-What the parent's beams find is found once; objectives reorder it. Every objective is trained with the defaults of its
-recipe section but for what its name says, its checkpoint is chosen by order-weighted NDCG@10 on validation searches,
-and differences are paired over test searches. "kept" tells what the stage's gate would have said.
+What the parent's beams find is found once; objectives reorder it. Every objective is trained from the reference that
+the run's `align-preferences` stored, with the defaults of its recipe section but for what its name says; its checkpoint
+is chosen by order-weighted NDCG@10 on validation searches, and differences are paired over test searches. "kept" tells
+what the stage's gate would have said.
 """
 
 from __future__ import annotations
@@ -30,39 +31,45 @@ from onevision.metrics.bootstrap import mean_intervals
 from onevision.metrics.ranking import hit_rate, ndcg
 from onevision.preference.checks import Validation
 from onevision.preference.config import PreferenceConfig
-from onevision.preference.lists import build_lists, gains_of
+from onevision.preference.levels import gains_of
+from onevision.preference.lists import build_lists
+from onevision.preference.reference import Reference
 from onevision.preference.slates import Slates, make_slates
 from onevision.preference.training import align
 from onevision.semantic_ids.catalogue import Catalogue
 
-GRPO = {"objective": "rank_grpo", "beta": 0.05}
+GRPO: dict[str, object] = {"objective": "rank_grpo", "beta": 0.05}
+NO_ANCHOR: dict[str, object] = {"anchor_weight": 0.0}
+NO_GUARDS: dict[str, object] = {"guard_weight": 0.0}
 VARIANTS: dict[str, dict[str, object]] = {
     "dpo": {"objective": "dpo"},
-    "dpo, no anchor": {"objective": "dpo", "anchor_weight": 0.0},
+    "dpo, no anchor": {"objective": "dpo"} | NO_ANCHOR,
+    "dpo, no visual guard": {"objective": "dpo", "visual_guard_margin": 2.0},
+    "dpo, no category guard": {"objective": "dpo", "category_guard": False},
+    "dpo, no guards": {"objective": "dpo"} | NO_GUARDS,
     "listwise_dpo": {"objective": "listwise_dpo"},
-    "listwise_dpo, no anchor": {"objective": "listwise_dpo", "anchor_weight": 0.0},
-    "listwise_dpo, no visual guard": {"objective": "listwise_dpo", "visual_guard_cosine": -1.0},
-    "listwise_dpo, no category guard": {"objective": "listwise_dpo", "category_guard": False},
+    "listwise_dpo, no guards": {"objective": "listwise_dpo"} | NO_GUARDS,
     "rank_grpo": GRPO,
-    "rank_grpo, no anchor": GRPO | {"anchor_weight": 0.0},
+    "rank_grpo, no guards": GRPO | NO_GUARDS,
+    "rank_grpo, no guards, no anchor": GRPO | NO_GUARDS | NO_ANCHOR,
 }
 CEILING = "rank_grpo, trained and chosen on the test searches"
 """What is left to gain for the weights that alignment moves: no result, since it has seen the answers."""
-VARIANTS[CEILING] = GRPO | {"anchor_weight": 0.0}
+VARIANTS[CEILING] = VARIANTS["rank_grpo, no guards, no anchor"]
 METRICS = ("order_ndcg@10", "personal_hr@10", "hr@10", "similarity")
 
 
 @dataclass
 class Searches:
-    """Searches with a click on a known item, and what they choose among."""
+    """Searches, what they choose among, and what the parent says of that."""
 
     queries: QuerySet
     slates: Slates
-    gains: NDArray[np.float32]
-    first: list[list[int]]
+    reference: Reference
 
     def values(self, choice: ChoiceModel, catalogue: Catalogue) -> NDArray[np.float64]:
-        """(Q, 4) of METRICS; personal HR is not a number where the search is not personal."""
+        """(Q, 4) of METRICS, of searches with a click on a known item; personal HR is not a number where the search is
+        not personal."""
         with torch.no_grad():
             order = self.slates.scores(choice).argsort(dim=1, descending=True, stable=True)[:, :10]
         items = self.slates.items.gather(1, order).numpy()
@@ -71,7 +78,7 @@ class Searches:
             {number[i]: 2.0 if i in ordered else 1.0 for i in (*clicked, *ordered) if i in number}
             for clicked, ordered in zip(self.queries.clicked, self.queries.ordered, strict=True)
         ]
-        hits = hit_rate(items, self.first, 10)
+        hits = hit_rate(items, [[number[clicked[0]]] for clicked in self.queries.clicked], 10)
         return np.stack(
             [
                 ndcg(items, [list(v) for v in levels], 10, [list(v.values()) for v in levels]),
@@ -83,30 +90,39 @@ class Searches:
         )
 
 
-def open_searches(
-    run: Path, ranker: GeneratorRanker, choice: ChoiceModel, split: str, config: PreferenceConfig
-) -> Searches:
-    limit = config.queries if split == "train" else None
-    catalogue = ranker.catalogue
-    number = catalogue.numbers()
-    queries = QuerySet.load(run / "pairs", run / "encoder", run / "features", split=split, limit=limit)
-    queries = queries.take([n for n, clicked in enumerate(queries.clicked) if clicked[0] in number])
-    found, log_p = ranker.find(queries, config.beam_width)
-    slates = make_slates(choice, queries, catalogue, found, log_p, counted=split == "train")
-    first = [[number[clicked[0]]] for clicked in queries.clicked]
-    return Searches(queries, slates, gains_of(queries, slates.items.numpy(), catalogue), first)
+def stored_searches(run: Path, parent: ChoiceModel, catalogue: Catalogue) -> Searches:
+    """The training searches of the run's `align-preferences`."""
+    reference = Reference.open(run / "generator_aligned")
+    queries = load_queries(run, "train", len(reference.query_id))
+    if queries.query_id != reference.query_id:
+        raise SystemExit(f"{run}: its aligned generator was made from other searches; run align-preferences again")
+    slates = make_slates(parent, queries, catalogue, reference.items, reference.sid_log_p, counted=True)
+    return Searches(queries, slates, reference)
 
 
-def measure(
-    run: Path, parent_path: Path, seed: int
-) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64], bool]]:
+def held_out_searches(run: Path, ranker: GeneratorRanker, parent: ChoiceModel, split: str) -> Searches:
+    """Searches of a split whose first click is on an item of the catalogue."""
+    number = ranker.catalogue.numbers()
+    queries = load_queries(run, split)
+    queries = queries.take([n for n, clicked in enumerate(queries.clicked) if clicked and clicked[0] in number])
+    found = ranker.find(queries, PreferenceConfig().beam_width)
+    slates = make_slates(parent, queries, ranker.catalogue, *found, counted=False)
+    return Searches(queries, slates, Reference.of(parent, queries.query_id, slates))
+
+
+def load_queries(run: Path, split: str, limit: int | None = None) -> QuerySet:
+    parts = run / "pairs", run / "encoder", run / "features"
+    return QuerySet.load(*parts, split=split, limit=limit, clicked_only=False)
+
+
+def measure(run: Path, seed: int) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64], bool]]:
     """By variant: what it gains on validation and on test searches (Q, 4), and whether the gate would keep it."""
-    catalogue = Catalogue.open(run / "semantic_ids")
+    catalogue, parent_path = Catalogue.open(run / "semantic_ids"), run / "generator_sft"
     parent = ChoiceModel.from_pretrained(parent_path, catalogue)
     ranker = GeneratorRanker(Generator.from_pretrained(parent_path).freeze(), catalogue, parent)
     ranker.use_pruning(OPENED)
-    splits = ("train", "validation", "test")
-    train, held_out, test = (open_searches(run, ranker, parent, split, PreferenceConfig()) for split in splits)
+    train = stored_searches(run, parent, catalogue)
+    held_out, test = (held_out_searches(run, ranker, parent, split) for split in ("validation", "test"))
     before = held_out.values(parent, catalogue), test.values(parent, catalogue)
     out = {}
     for name, changes in VARIANTS.items():
@@ -122,10 +138,10 @@ def measure(
             checkpoints.append((order_ndcg, copy.deepcopy(choice.state_dict())))
             return Validation(hits, order_ndcg, similarity, personal)
 
-        with torch.no_grad():
-            order = learnt.slates.scores(parent).argsort(dim=1, descending=True, stable=True)
-        lists = build_lists(learnt.queries, learnt.slates.items.gather(1, order).numpy(), catalogue, config)
-        _, kept = align(choice, lists, learnt.slates, torch.from_numpy(learnt.gains), config, validate, seed)
+        lists = build_lists(learnt.queries, learnt.reference.ranked(), catalogue, config)
+        gains = torch.from_numpy(gains_of(learnt.queries, learnt.reference.items, catalogue))
+        reference = torch.from_numpy(learnt.reference.log_p)
+        _, kept = align(choice, lists, learnt.slates, reference, gains, config, validate, seed)
         choice.load_state_dict(max(checkpoints[1:], key=lambda c: c[0])[1])
         after = held_out.values(choice, catalogue), test.values(choice, catalogue)
         out[name] = (after[0] - before[0], after[1] - before[1], kept is not None)
@@ -147,15 +163,11 @@ def interval(differences: Sequence[NDArray[np.float64]]) -> list[dict[str, Any]]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, help="run folders")
-    parser.add_argument(
-        "--generators", nargs="+", type=Path, help="SFT generators, one a run; by default the runs' own"
-    )
     parser.add_argument("--json", type=Path, help="also write all figures there")
     parser.add_argument("--seed", type=int, default=0, help="of the batches and lists that are drawn")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    parents = arguments.generators or [run / "generator_sft" for run in arguments.runs]
-    measured = [measure(*each, arguments.seed) for each in zip(arguments.runs, parents, strict=True)]
+    measured = [measure(run, arguments.seed) for run in arguments.runs]
     rows = []
     print(f"\n{'points, test searches':34s} {'kept':>5s} " + " ".join(f"{name:>22s}" for name in METRICS))
     for name in VARIANTS:

@@ -32,7 +32,7 @@ def errors(run: Path) -> tuple[int, float, float, float]:
     found, log_p = ranker.find(queries, PreferenceConfig().beam_width)
     slates = make_slates(ranker.choice, queries, ranker.catalogue, found, log_p, counted=False)
     model = RewardModel.from_pretrained(generator)
-    pairs = shown_pairs(model, ranker.choice, (queries, slates), run / "pairs", ranker.catalogue, counted=False)
+    pairs = shown_pairs(model, ranker.choice, (queries, slates), ranker.catalogue, counted=False)
     with torch.no_grad():
         logits = model(pairs.features)[:, 0]
     clicked = pairs.labels[:, 0]

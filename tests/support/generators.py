@@ -161,6 +161,7 @@ def make_queries(catalogue: Catalogue, count: int = 6, seed: int = 0) -> QuerySe
         long_history=lists(9),
         segment=["new", "old", None, "unseen", "new", "old"][:count] + [None] * max(0, count - 6),
         clicked=[[str(i)] for i in rng.choice(catalogue.item_ids, count)],
+        carted=[[] for _ in range(count)],
         ordered=[[] for _ in range(count)],
         shown=[[str(i) for i in rng.choice(catalogue.item_ids, 5, replace=False)] for _ in range(count)],
         photographed=[None] * count,

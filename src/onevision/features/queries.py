@@ -27,7 +27,7 @@ class QuerySet:
         image_row: (Q,) rows of the encoder's picture table; embedding (Q, d), category (Q, K), tokens (Q, T, C).
         recent_clicked, recent_searched, recent_ordered, long_history: item ids, newest first, all before the query.
         segment: the user's profile, None if unknown.
-        clicked, ordered, shown: item ids that followed, in time order (shown: by position). The answer: never an input.
+        clicked, carted, ordered, shown: item ids that followed, by time (shown: by position). Answer, never input.
         photographed: the item in the picture, None if unknown.
         cold_item, cold_user, personal: (Q,) bool, see docs/artifacts.md.
     """
@@ -46,6 +46,7 @@ class QuerySet:
     long_history: list[list[str]]
     segment: list[str | None]
     clicked: list[list[str]]
+    carted: list[list[str]]
     ordered: list[list[str]]
     shown: list[list[str]]
     photographed: list[str | None]
@@ -108,6 +109,7 @@ class QuerySet:
             long_history=history["long_history"],
             segment=history["segment"],
             clicked=table["clicked"],
+            carted=table["carted"],
             ordered=table["ordered"],
             shown=table["shown"],
             photographed=table["photographed_item"],
@@ -141,6 +143,7 @@ class QuerySet:
             long_history=[user.long_history for user in users],
             segment=[user.segment for user in users],
             clicked=[[] for _ in users],
+            carted=[[] for _ in users],
             ordered=[[] for _ in users],
             shown=[[] for _ in users],
             photographed=[None] * count,

@@ -18,7 +18,7 @@ from onevision.features.queries import QuerySet
 from onevision.generator.choice import ChoiceModel
 from onevision.metrics.ranking import hit_rate, ndcg
 from onevision.preference.config import PreferenceConfig
-from onevision.preference.lists import CLICKED, ORDERED
+from onevision.preference.levels import CLICKED, ORDERED
 from onevision.preference.reward import RewardModel
 from onevision.preference.slates import Slates
 

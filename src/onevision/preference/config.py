@@ -17,24 +17,23 @@ class PreferenceConfig(Section):
     )
     steps: int = Field(160, ge=0)
     batch_size: int = Field(256, ge=2)
-    learning_rate: float = Field(1e-3, gt=0)
-    beta: float = Field(0.2, gt=0, description="DPO: scale of log-ratios; GRPO: weight of the KL to the reference")
+    learning_rate: float = Field(5e-4, gt=0)
+    beta: float = Field(0.2, gt=0, description="scale of log-ratios in DPO and guards; GRPO: weight of the KL as well")
     anchor_weight: float = Field(0.5, ge=0, description="weight of -log p of the winner; 0 for none")
     queries: int = Field(2500, ge=10, description="newest training searches that preferences are taken from")
     beam_width: int = Field(100, ge=1, description="own beams that losers are taken from")
     losers: int = Field(6, ge=1, le=32)
     min_reward_gap: float = Field(0.2, ge=0, description="losers are at least so far below the winner's reward level")
     max_delta: float = Field(5.0, gt=0)
-    visual_guard_cosine: float = Field(
-        0.2,
-        ge=-1,
-        le=1,
-        description="own items less alike than this have reward level 0 instead of 0.2, which only listwise DPO reads; "
-        "-1 for no guard",
+    guard_weight: float = Field(4.0, ge=0, description="weight of the guards' pairs; 0 for none")
+    guard_places: int = Field(10, ge=1, description="first places of the parent's ranking that are guarded")
+    visual_guard_margin: float = Field(
+        0.05,
+        ge=0,
+        le=2,
+        description="own items whose cosine to the photo is so far below the winner's are guarded; 2: none",
     )
-    category_guard: bool = Field(
-        True, description="own items of another category than the winner have reward level 0 instead of 0.2, too"
-    )
+    category_guard: bool = Field(True, description="own items of another category than the winner's are guarded")
     lists: int = Field(16, ge=2, description="rankings drawn for every search, whose rewards are compared (GRPO)")
     list_length: int = Field(10, ge=1, description="items of a ranking (GRPO)")
     checks: int = Field(4, ge=1, description="evaluations on validation days; the best checkpoint is kept if it wins")

@@ -1,11 +1,7 @@
-"""Preference lists: for every query a winner and losers, with reward levels (OneSearch).
+"""Preference lists: for every query a winner, losers with their reward levels, and guarded items.
 
-ordered 2.0 > clicked 1.0 > shown and not clicked 0.5 > same category, not shown 0.2 > anything else 0.
-
-Losers are what was shown and not clicked, and the model's own probable items that nobody asked for. Guards: an own
-item that does not look like the photo, or is of another category than the winner, counts as "anything else" (without
-guards, as of the same category). It is a loser in either case, of every objective that learns from pairs; its level is
-read by listwise DPO, whose weight of a loser is the smaller the farther it is behind, and by `min_reward_gap`.
+The winner is the first item of the highest level that the search led to. Losers are at lower levels: what it led to as
+well, what was shown and not clicked, and the model's own probable items that nobody asked for.
 """
 
 from __future__ import annotations
@@ -17,9 +13,9 @@ from numpy.typing import NDArray
 
 from onevision.features.queries import QuerySet
 from onevision.preference.config import PreferenceConfig
+from onevision.preference.guards import guarded_items
+from onevision.preference.levels import CLICKED, ORDERED_ELSEWHERE, OTHER, SAME_CATEGORY, SHOWN, levels_of
 from onevision.semantic_ids.catalogue import Catalogue
-
-ORDERED, CLICKED, SHOWN, SAME_CATEGORY, OTHER = 2.0, 1.0, 0.5, 0.2, 0.0
 
 
 @dataclass
@@ -29,7 +25,8 @@ class PreferenceLists:
     Attributes:
         row: (N,) query; winner: (N,) item; winner_reward: (N,).
         losers: (N, M) items, -1 for none; loser_reward: (N, M).
-        counts: lists and losers by kind, and queries left out.
+        guarded: (N, G) items, -1 for none.
+        counts: lists, losers by kind, guards by kind, and queries left out.
     """
 
     row: NDArray[np.int64]
@@ -37,6 +34,7 @@ class PreferenceLists:
     winner_reward: NDArray[np.float32]
     losers: NDArray[np.int64]
     loser_reward: NDArray[np.float32]
+    guarded: NDArray[np.int64]
     counts: dict[str, int]
 
     def __len__(self) -> int:
@@ -52,72 +50,48 @@ def build_lists(
     """
     number = catalogue.numbers()
     category = np.array(catalogue.table["category_id"].to_pylist(), dtype=object)
-    kinds = ("shown", "own", "duplicate", "visual_guard", "category_guard")
-    counts = {f"losers_{kind}": 0 for kind in kinds}
+    counts = {f"losers_{kind}": 0 for kind in ("wanted", "shown", "own", "duplicate")}
     kept: list[tuple[int, int, float, list[tuple[int, float]]]] = []
     for n in range(len(queries)):
-        ordered = [number[i] for i in queries.ordered[n] if i in number]
-        clicked = [number[i] for i in queries.clicked[n] if i in number]
-        if not clicked and not ordered:
+        levels = levels_of(queries, n, number)
+        winner, reward = next(iter(levels.items()), (-1, OTHER))
+        if reward < CLICKED:
             continue
-        winner, reward = (ordered[0], ORDERED) if ordered else (clicked[0], CLICKED)
-        wanted = {*ordered, *clicked}
-        shown = [number[i] for i in queries.shown[n] if i in number]
-        losers = {i: SHOWN for i in shown if i not in wanted}
-        counts["losers_shown"] += len(losers)
-        cosine = catalogue.embedding[own_items[n]] @ queries.embedding[n]
-        for item, similarity in zip(own_items[n].tolist(), cosine, strict=True):
-            if item < 0 or item in wanted:
+        elsewhere = {number[item] for item in queries.recent_ordered[n] if item in number}
+        losers = {item: level for item, level in levels.items() if level < reward}
+        counts["losers_shown"] += sum(level == SHOWN for level in losers.values())
+        counts["losers_wanted"] += sum(level > SHOWN for level in losers.values())
+        for item in own_items[n].tolist():
+            if item < 0 or levels.get(item, OTHER) >= CLICKED:
                 continue
             if item in losers:
                 counts["losers_duplicate"] += 1
                 continue
-            unlike = similarity < config.visual_guard_cosine
-            elsewhere = config.category_guard and category[item] != category[winner]
-            losers[item] = OTHER if unlike or elsewhere else SAME_CATEGORY
-            counts["losers_visual_guard"] += int(unlike)
-            counts["losers_category_guard"] += int(elsewhere)
+            same = ORDERED_ELSEWHERE if item in elsewhere else SAME_CATEGORY
+            losers[item] = same if category[item] == category[winner] else OTHER
             counts["losers_own"] += 1
         usable = [
             (item, r)
             for item, r in losers.items()
             if reward - r >= config.min_reward_gap and catalogue.bucket[item] != catalogue.bucket[winner]
         ]
+        # Half of the places for what the search showed, the rest for the model's own most probable mistakes.
+        seen, own = [u for u in usable if u[0] in levels], [u for u in usable if u[0] not in levels]
+        first = seen[: max(config.losers // 2, config.losers - len(own))]
         if usable:
-            kept.append((n, winner, reward, usable))
-    counts["lists"] = len(kept)
-    counts["queries_without_list"] = len(queries) - len(kept)
-    return _as_arrays(kept, config.losers, counts)
+            kept.append((n, winner, reward, first + own[: config.losers - len(first)]))
+    row = np.array([k[0] for k in kept], np.int64)
+    winners = np.array([k[1] for k in kept], np.int64)
+    guarded, guards = guarded_items(queries.take(row), winners, own_items[row], catalogue, config)
+    counts |= guards | {"lists": len(kept), "queries_without_list": len(queries) - len(kept)}
+    rewards = np.array([k[2] for k in kept], np.float32)
+    return PreferenceLists(row, winners, rewards, *_as_arrays([k[3] for k in kept], config.losers), guarded, counts)
 
 
-def gains_of(queries: QuerySet, items: NDArray[np.int64], catalogue: Catalogue) -> NDArray[np.float32]:
-    """(Q, C) reward levels of what was ordered or clicked in each search, among its items (Q, C); 0 for the others."""
-    number = catalogue.numbers()
-    gains = np.zeros(items.shape, np.float32)
-    for row, (clicked, ordered) in enumerate(zip(queries.clicked, queries.ordered, strict=True)):
-        for wanted, level in ((clicked, CLICKED), (ordered, ORDERED)):
-            gains[row, np.isin(items[row], [number[item] for item in wanted if item in number])] = level
-    return gains
-
-
-def _as_arrays(
-    kept: list[tuple[int, int, float, list[tuple[int, float]]]], size: int, counts: dict[str, int]
-) -> PreferenceLists:
-    losers = np.full((len(kept), size), -1, np.int64)
-    rewards = np.zeros((len(kept), size), np.float32)
-    for n, (_, _, _, usable) in enumerate(kept):
-        # Half of the places for what was shown, the rest for the model's own most probable mistakes.
-        shown = [u for u in usable if u[1] == SHOWN]
-        own = [u for u in usable if u[1] != SHOWN]
-        first = shown[: max(size // 2, size - len(own))]
-        chosen = first + own[: size - len(first)]
-        losers[n, : len(chosen)] = [item for item, _ in chosen]
-        rewards[n, : len(chosen)] = [reward for _, reward in chosen]
-    return PreferenceLists(
-        np.array([k[0] for k in kept], np.int64),
-        np.array([k[1] for k in kept], np.int64),
-        np.array([k[2] for k in kept], np.float32),
-        losers,
-        rewards,
-        counts,
-    )
+def _as_arrays(losers: list[list[tuple[int, float]]], size: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Items and levels (N, size) of each list's losers, -1 and 0 for none."""
+    items, levels = np.full((len(losers), size), -1, np.int64), np.zeros((len(losers), size), np.float32)
+    for n, chosen in enumerate(losers):
+        items[n, : len(chosen)] = [item for item, _ in chosen]
+        levels[n, : len(chosen)] = [level for _, level in chosen]
+    return items, levels

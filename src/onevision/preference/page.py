@@ -14,8 +14,8 @@ from onevision.semantic_ids.catalogue import Catalogue
 PREVIEWED = 5
 _CAPTION = "Objective: {}. Checks rank what the parent's beams found; who passes is asked once more as it is served."
 CHARTS = {
-    "Log-probability of chosen and rejected items": (
-        ("chosen", "rejected"),
+    "Log-probability of chosen, rejected and guarded items": (
+        ("chosen", "rejected", "guarded"),
         "A falling chosen line is the known failure.",
     ),
     "Preference accuracy": (("accuracy",), "Share of losers that fell behind their winner, against the reference."),
@@ -88,8 +88,8 @@ def _preview(lists: PreferenceLists, queries: QuerySet, catalogue: Catalogue) ->
             for item, reward in zip(lists.losers[n], lists.loser_reward[n], strict=True)
             if item >= 0
         ]
+        guarded = [catalogue.item_ids[item] for item in lists.guarded[n] if item >= 0]
         winner = f"{catalogue.item_ids[lists.winner[n]]} ({lists.winner_reward[n]:g})"
-        rows.append([queries.query_id[lists.row[n]], winner, ", ".join(losers)])
-    return ReportTable(
-        "Preference lists", ["search", "winner (reward)", "losers"], rows, f"The first {len(rows)} of {len(lists)}."
-    )
+        rows.append([queries.query_id[lists.row[n]], winner, ", ".join(losers), ", ".join(guarded)])
+    columns = ["search", "winner (reward)", "losers", "guarded"]
+    return ReportTable("Preference lists", columns, rows, f"The first {len(rows)} of {len(lists)}.")

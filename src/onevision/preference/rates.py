@@ -32,15 +32,12 @@ def item_counts(pairs: Path, catalogue: Catalogue) -> Tensor:
     return torch.from_numpy(counts)
 
 
-def outcomes_of(pairs: Path, queries: QuerySet, catalogue: Catalogue, items: Tensor) -> Tensor:
+def outcomes_of(queries: QuerySet, catalogue: Catalogue, items: Tensor) -> Tensor:
     """(Q, C, 4) float32, 1 where the item (Q, C) had the outcome in that very search; -1 is no item and has none."""
-    table = pq.read_table(open_artifact(pairs, "pairs").file("queries.parquet"), columns=["query_id", "carted"])
-    carted = dict(zip(table["query_id"].to_pylist(), table["carted"].to_pylist(), strict=True))
-    lists = (queries.shown, queries.clicked, [carted[query] for query in queries.query_id], queries.ordered)
     number = catalogue.numbers()
     out = np.zeros((*items.shape, len(OUTCOMES)), np.float32)
-    for place, rows in enumerate(lists):
-        for row, wanted in enumerate(rows):
+    for place, outcome in enumerate(OUTCOMES):
+        for row, wanted in enumerate(getattr(queries, outcome)):
             known = [number[item] for item in wanted if item in number]
             out[row, :, place] = np.isin(items[row].numpy(), known)
     return torch.from_numpy(out)

@@ -104,7 +104,6 @@ def shown_pairs(
     model: RewardModel,
     choice: ChoiceModel,
     searches: tuple[QuerySet, Slates],
-    pairs: Path,
     catalogue: Catalogue,
     *,
     counted: bool,
@@ -115,7 +114,7 @@ def shown_pairs(
         counted: the searches are those whose outcomes the model counts; these are taken out.
     """
     queries, slates = searches
-    outcome = outcomes_of(pairs, queries, catalogue, slates.items)
+    outcome = outcomes_of(queries, catalogue, slates.items)
     with torch.no_grad():
         scores = slates.scores(choice)
     place = scores.argsort(dim=1, descending=True, stable=True).argsort(dim=1, stable=True)
@@ -147,8 +146,8 @@ def fit_reward(
     """
     torch.manual_seed(seed)
     model = RewardModel(item_counts(pairs, catalogue))
-    learnt = shown_pairs(model, choice, train, pairs, catalogue, counted=True)
-    later = shown_pairs(model, choice, validation, pairs, catalogue, counted=False)
+    learnt = shown_pairs(model, choice, train, catalogue, counted=True)
+    later = shown_pairs(model, choice, validation, catalogue, counted=False)
     if min(len(later.row), len(learnt.row)) < FEWEST_PAIRS:
         return None
     model.fit(learnt.features, learnt.labels, seed)

@@ -15,8 +15,10 @@ from onevision.generator.choice_fitting import OPENED
 from onevision.generator.modelling import Generator
 from onevision.preference.checks import ValidationDays
 from onevision.preference.config import PreferenceConfig
-from onevision.preference.lists import build_lists, gains_of
+from onevision.preference.levels import gains_of
+from onevision.preference.lists import build_lists
 from onevision.preference.page import make_report
+from onevision.preference.reference import Reference
 from onevision.preference.reward_fitting import fit_reward
 from onevision.preference.slates import Slates, make_slates
 from onevision.preference.training import align
@@ -57,12 +59,13 @@ def run(
     held_out = searches("validation", None)
     fitted = fit_reward(parent, pairs, catalogue, (train, slates), held_out, seed)
     days = ValidationDays(ranker, *held_out, fitted.model if fitted else None, config)
-    with torch.no_grad():
-        order = slates.scores(parent).argsort(dim=1, descending=True, stable=True)
-    lists = build_lists(train, slates.items.gather(1, order).numpy(), catalogue, config)
+    reference = Reference.of(parent, train.query_id, slates)
+    reference.save(out)
+    lists = build_lists(train, reference.ranked(), catalogue, config)
     gains = torch.from_numpy(gains_of(train, slates.items.numpy(), catalogue))
     choice = ChoiceModel.from_pretrained(generator, catalogue)
-    monitor, best = align(choice, lists, slates, gains, config, lambda: days.check(choice), seed)
+    log_p = torch.from_numpy(reference.log_p)
+    monitor, best = align(choice, lists, slates, log_p, gains, config, lambda: days.check(choice), seed)
     if best is not None:
         choice.load_state_dict(best)
         monitor.served = [days.ask(parent), days.ask(choice)]

@@ -1,4 +1,6 @@
-"""Training of the served distribution on preferences, with an SFT anchor and a reference that is computed once.
+"""Training of the served distribution on preferences, with guards and an SFT anchor:
+
+    L = objective + w_guard dpo(winner, guarded items) + w_anchor (-log pi(winner))
 
 The policy is what is served: the choice among what the beams found. What alignment moves in it is how shoppers are
 read (profile, histories, and how much taste counts); likeness keeps the weights that validation days gave it, because
@@ -21,10 +23,8 @@ from onevision.generator.choice import ChoiceModel
 from onevision.preference.checks import Validation
 from onevision.preference.config import PreferenceConfig
 from onevision.preference.lists import PreferenceLists
-from onevision.preference.objectives import OBJECTIVES, Batch, Settings, kl
+from onevision.preference.objectives import OBJECTIVES, Batch, Settings, dpo, kl
 from onevision.preference.slates import Slates
-
-REFERENCE_BATCH = 512
 
 
 @dataclass
@@ -42,12 +42,11 @@ class Monitor:
     usable: int = 0
 
 
-def columns_of(lists: PreferenceLists, items: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Columns (N, 1 + M) of winner and losers among the lists' items (N, C); -1 for what is not there.
+def columns_of(wanted: NDArray[np.int64], items: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Columns (N, K) of wanted items (N, K) among items (N, C); -1 for what is not there, as for none (-1).
 
     A loser that the beams did not find is not in the winner's way.
     """
-    wanted = np.concatenate([lists.winner[:, None], lists.losers], axis=1)
     matches = (items[:, None] == wanted[..., None]) & (wanted >= 0)[..., None]
     return np.where(matches.any(axis=2), matches.argmax(axis=2), -1)
 
@@ -56,6 +55,7 @@ def align(
     choice: ChoiceModel,
     lists: PreferenceLists,
     slates: Slates,
+    reference: Tensor,
     gains: Tensor,
     config: PreferenceConfig,
     validate: Callable[[], Validation],
@@ -64,7 +64,8 @@ def align(
     """Train `choice` in place, until the steps are used up or `patience` checks brought nothing new.
 
     Args:
-        gains: (Q, C) of the slates' items (`lists.gains_of`).
+        reference: (Q, C) log-probabilities of the slates' items before training (`preference.reference`).
+        gains: (Q, C) of the slates' items (`levels.gains_of`).
 
     Returns:
         monitors, and the weights of the best checkpoint that passed the gate against the parent (NDCG@10 higher; HR@10
@@ -74,8 +75,12 @@ def align(
     parent = validate()
     monitor.checks.append(parent)
     row = torch.from_numpy(lists.row)
-    columns = torch.from_numpy(columns_of(lists, slates.items[row].numpy()))
-    usable = torch.nonzero((columns[:, 0] >= 0) & (columns[:, 1:] >= 0).any(1)).squeeze(1)
+    items = slates.items[row].numpy()
+    preferred, guards = (
+        torch.from_numpy(columns_of(np.concatenate([lists.winner[:, None], others], axis=1), items))
+        for others in (lists.losers, lists.guarded)
+    )
+    usable = torch.nonzero((preferred[:, 0] >= 0) & (preferred[:, 1:] >= 0).any(1)).squeeze(1)
     monitor.usable = len(usable)
     if not len(usable) or not config.steps:
         return monitor, None
@@ -84,8 +89,6 @@ def align(
     objective = OBJECTIVES[config.objective]
     choice.requires_grad_(True)
     likeness = choice.weights.detach()[:, :-1].clone()
-    with torch.no_grad():
-        reference = torch.cat([slates.take(row[p]).scores(choice) for p in usable.split(REFERENCE_BATCH)])
     trained = [choice.segment.weight, choice.bias, choice.reading, choice.log_pseudo_items, choice.weights]
     optimizer = torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=0.0)
     rng, noise = np.random.default_rng([seed, 3]), torch.Generator().manual_seed(seed)
@@ -93,20 +96,21 @@ def align(
     highest, since = parent.ndcg, 0
     every = max(1, config.steps // config.checks)
     for step in tqdm(range(1, config.steps + 1), desc="align preferences", disable=None):
-        drawn = torch.from_numpy(rng.integers(0, len(usable), min(config.batch_size, len(usable))))
-        chosen = usable[drawn]
+        chosen = usable[torch.from_numpy(rng.integers(0, len(usable), min(config.batch_size, len(usable))))]
         # Without dropout: the policy is compared with a reference that had none.
         log_p = slates.take(row[chosen]).scores(choice)
-        batch = Batch(log_p, reference[drawn], columns[chosen], rewards[chosen], gains[row[chosen]])
+        batch = Batch(log_p, reference[row[chosen]], preferred[chosen], rewards[chosen], gains[row[chosen]])
+        guarded = batch._replace(columns=guards[chosen])
         preference = objective(batch, settings, noise).mean()
+        guard = dpo(guarded, settings, noise).mean()
         anchor = -log_p.gather(1, batch.columns[:, :1]).mean()
         optimizer.zero_grad(set_to_none=True)
-        (preference + config.anchor_weight * anchor).backward()
+        (preference + config.guard_weight * guard + config.anchor_weight * anchor).backward()
         nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         with torch.no_grad():
             choice.weights[:, :-1] = likeness
-            _record(monitor, step, batch, preference)
+            _record(monitor, step, batch, guarded, preference)
         if step % every == 0:
             now = validate()
             monitor.checks.append(now)
@@ -118,14 +122,14 @@ def align(
     return monitor, None if best is None else best[1]
 
 
-def _record(monitor: Monitor, step: int, batch: Batch, loss: Tensor) -> None:
+def _record(monitor: Monitor, step: int, batch: Batch, guarded: Batch, loss: Tensor) -> None:
     winner, losers, there = batch.ratios
-    at = batch.log_p.gather(1, batch.columns.clamp_min(0))
     count = there.sum().clamp_min(1)
     values = {
         "loss": loss,
-        "chosen": at[:, 0].mean(),
-        "rejected": (at[:, 1:] * there).sum() / count,
+        "chosen": batch.log_p.gather(1, batch.columns[:, :1]).mean(),
+        "rejected": _mean_of_losers(batch),
+        "guarded": _mean_of_losers(guarded),
         "accuracy": ((winner[:, None] > losers) & there).sum() / count,
         "KL": kl(batch.log_p, batch.reference).mean(),
         "entropy": -(batch.log_p.exp() * batch.log_p).sum(1).mean(),
@@ -134,3 +138,9 @@ def _record(monitor: Monitor, step: int, batch: Batch, loss: Tensor) -> None:
     monitor.steps.append(step)
     for name, value in values.items():
         monitor.values.setdefault(name, []).append(float(value))
+
+
+def _mean_of_losers(batch: Batch) -> Tensor:
+    losers = batch.columns[:, 1:]
+    there = losers >= 0
+    return (batch.log_p.gather(1, losers.clamp_min(0)) * there).sum() / there.sum().clamp_min(1)

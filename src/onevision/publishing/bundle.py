@@ -29,7 +29,7 @@ TRAINING_ONLY = {
     "encoder": ("embeddings.safetensors", "tokens.safetensors", "images.parquet"),
     "quantizer": ("metrics.json",),
     "semantic_ids": ("unassigned.parquet",),
-    "generator": ("history.json", "training.tfevents"),
+    "generator": ("history.json", "training.tfevents", "reference.parquet"),
     "pruning": ("pareto.json",),
 }
 CATALOGUE = "catalogue.parquet"

@@ -13,17 +13,10 @@ from onevision.generator.choice_items import item_table
 from onevision.preference.checks import PLACES, Validation, ValidationDays
 from onevision.preference.config import PreferenceConfig
 from onevision.preference.dpo import listwise_dpo, reward_gap_weight
-from onevision.preference.lists import (
-    CLICKED,
-    ORDERED,
-    OTHER,
-    SAME_CATEGORY,
-    SHOWN,
-    PreferenceLists,
-    build_lists,
-    gains_of,
-)
-from onevision.preference.objectives import OBJECTIVES, Batch, Settings
+from onevision.preference.levels import CLICKED, ORDERED
+from onevision.preference.lists import PreferenceLists
+from onevision.preference.objectives import OBJECTIVES
+from onevision.preference.reference import Reference
 from onevision.preference.reward import RewardModel
 from onevision.preference.slates import Slates, make_slates
 from onevision.preference.training import Monitor, align, columns_of
@@ -58,88 +51,6 @@ def test_near_losers_weigh_more_and_the_weight_is_bounded() -> None:
     assert weight[1].tolist() == pytest.approx([1 + 1.5**-1.5, 5.0])
 
 
-def lists_for(own: np.ndarray | None = None, **changes: object) -> PreferenceLists:
-    queries = make_queries(CATALOGUE, 2)
-    queries.embedding = CATALOGUE.embedding[[0, 1]]
-    queries.clicked, queries.ordered = [["i003"], ["i004", "i005"]], [[], ["i005"]]
-    queries.shown = [["i003", "i006", "i007"], ["i004", "i005", "i008"]]
-    own = np.array([[9, 3, 10], [5, 12, -1]]) if own is None else own
-    return build_lists(queries, own, CATALOGUE, PreferenceConfig(**{"losers": 6} | changes))
-
-
-def test_orders_beat_clicks_beat_shown_beat_own_beams() -> None:
-    lists = lists_for(visual_guard_cosine=-1.0)
-    assert lists.winner.tolist() == [3, 5]
-    assert lists.winner_reward.tolist() == [CLICKED, ORDERED]
-    reward = {int(i): float(r) for i, r in zip(lists.losers[0], lists.loser_reward[0], strict=True) if i >= 0}
-    assert reward[6] == reward[7] == SHOWN
-    # i009 is of the winner's category (3 % 3 == 9 % 3), i010 is not.
-    assert reward[9] == pytest.approx(SAME_CATEGORY)
-    assert reward[10] == OTHER
-    assert 4 not in lists.losers[1]
-    assert lists.counts["lists"] == 2
-
-
-def test_an_own_item_that_does_not_look_like_the_photo_counts_as_other() -> None:
-    lists = lists_for(visual_guard_cosine=1.0)
-    reward = dict(zip(lists.losers[0].tolist(), lists.loser_reward[0].tolist(), strict=True))
-    assert reward[9] == OTHER
-    assert lists.counts["losers_visual_guard"] == 3
-
-
-def test_without_guards_an_own_item_is_a_loser_of_its_kind_only() -> None:
-    lists = lists_for(visual_guard_cosine=-1.0, category_guard=False)
-    reward = dict(zip(lists.losers[0].tolist(), lists.loser_reward[0].tolist(), strict=True))
-    assert reward[10] == reward[9] == pytest.approx(SAME_CATEGORY)
-    assert lists.counts["losers_category_guard"] == lists.counts["losers_visual_guard"] == 0
-
-
-def test_an_own_item_that_was_shown_is_one_loser_and_counted_as_a_duplicate() -> None:
-    lists = lists_for(own=np.array([[6, 9, -1], [8, 12, -1]]), visual_guard_cosine=-1.0)
-    for row, item in ((0, 6), (1, 8)):
-        there = lists.losers[row] == item
-        assert there.sum() == 1
-        assert lists.loser_reward[row][there] == SHOWN
-    assert lists.counts["losers_duplicate"] == 2
-    assert lists.counts["losers_own"] == 2
-    assert lists.counts["losers_shown"] == 3
-
-
-@pytest.mark.parametrize("name", ["dpo", "listwise_dpo"])
-def test_a_guard_changes_the_level_of_a_loser_and_listwise_dpo_alone_reads_it(name: str) -> None:
-    push = {}
-    for guard in (True, False):
-        lists = lists_for(visual_guard_cosine=-1.0, category_guard=guard)
-        columns = torch.from_numpy(columns_of(lists, np.arange(20)[None].repeat(2, 0)))[:1]
-        rewards = torch.from_numpy(np.concatenate([lists.winner_reward[:, None], lists.loser_reward], axis=1))[:1]
-        log_p = torch.full((1, 20), -3.0, requires_grad=True)
-        batch = Batch(log_p, log_p.detach(), columns, rewards, torch.zeros(1, 20))
-        loss = OBJECTIVES[name](batch, Settings(0.2, 5.0, 16, 10), torch.Generator())
-        (gradient,) = torch.autograd.grad(loss.sum(), log_p)
-        push[guard] = float(gradient[0, 10])  # i010 is of another category than the winner
-    assert push[True] > 0, "a loser with the guard and without it"
-    assert push[False] > 0
-    assert (push[True] < push[False]) is (name == "listwise_dpo"), "its weight is the smaller the farther it is behind"
-
-
-def test_gains_are_reward_levels_of_what_was_wanted() -> None:
-    queries = make_queries(CATALOGUE, 2)
-    queries.clicked, queries.ordered = [["i003"], ["i004", "i005"]], [[], ["i005", "elsewhere"]]
-    gains = gains_of(queries, np.array([[9, 3, -1], [5, 12, 4]]), CATALOGUE)
-    assert gains.tolist() == [[0, CLICKED, 0], [ORDERED, 0, CLICKED]]
-
-
-def test_a_loser_with_the_winners_id_is_left_out() -> None:
-    shared = next(b for b in range(CATALOGUE.trie.leaves) if (CATALOGUE.bucket == b).sum() > 1)
-    a, b = np.flatnonzero(CATALOGUE.bucket == shared)[:2]
-    queries = make_queries(CATALOGUE, 1)
-    queries.clicked, queries.ordered = [[CATALOGUE.item_ids[a]]], [[]]
-    queries.shown = [[CATALOGUE.item_ids[a], CATALOGUE.item_ids[b]]]
-    lists = build_lists(queries, np.array([[-1]]), CATALOGUE, PreferenceConfig())
-    assert len(lists) == 0
-    assert lists.counts["queries_without_list"] == 1
-
-
 def make_slates_of(choice: ChoiceModel, queries: QuerySet) -> Slates:
     found = np.stack([np.random.default_rng(n).permutation(len(CATALOGUE.item_ids))[:20] for n in range(len(queries))])
     found[:, -2:] = -1
@@ -159,14 +70,16 @@ def run(validations: list[Validation], **changes: object) -> tuple[Monitor, obje
     queries = make_queries(CATALOGUE, 6)
     choice = make_choice(queries)
     slates = make_slates_of(choice, queries)
-    winner, losers = slates.items[:, 0].numpy(), slates.items[:, 1:3].numpy()
-    lists = PreferenceLists(np.arange(6), winner, np.ones(6, np.float32), losers, np.zeros((6, 2), np.float32), {})
+    winner, losers, guarded = (slates.items[:, part].numpy() for part in (0, slice(1, 3), slice(3, 6)))
+    rewards = np.ones(6, np.float32), np.zeros((6, 2), np.float32)
+    lists = PreferenceLists(np.arange(6), winner, rewards[0], losers, rewards[1], guarded, {})
     gains = torch.zeros(slates.items.shape)
     gains[:, 0] = 1
     config = PreferenceConfig(**{"steps": 60, "batch_size": 6, "learning_rate": 3e-2, "checks": 2} | changes)
     likeness = choice.weights.detach()[:, :-1].clone()
     answers = iter(validations)
-    monitor, best = align(choice, lists, slates, gains, config, lambda: next(answers), 0)
+    reference = torch.from_numpy(Reference.of(choice, queries.query_id, slates).log_p)
+    monitor, best = align(choice, lists, slates, reference, gains, config, lambda: next(answers), 0)
     torch.testing.assert_close(choice.weights.detach()[:, :-1], likeness)
     return monitor, best, monitor.values["accuracy"][-1], monitor.values["chosen"][-1] - monitor.values["chosen"][0]
 
@@ -188,10 +101,7 @@ def test_slates_score_as_the_ranker_does_but_for_the_searches_own_clicks() -> No
 
 
 def test_columns_are_those_of_winner_and_losers_and_what_was_not_found_has_none() -> None:
-    lists = PreferenceLists(
-        np.arange(2), np.array([5, 9]), np.ones(2), np.array([[7, 3], [1, -1]]), np.zeros((2, 2)), {}
-    )
-    columns = columns_of(lists, np.array([[3, 5, -1], [1, 2, 3]]))
+    columns = columns_of(np.array([[5, 7, 3], [9, 1, -1]]), np.array([[3, 5, -1], [1, 2, 3]]))
     assert columns.tolist() == [[1, -1, 0], [-1, 0, -1]]
 
 
@@ -246,6 +156,15 @@ def test_training_learns_the_preference_and_the_anchor_holds_the_chosen_up(objec
     assert len(monitor.checks) == 3
 
 
+@pytest.mark.parametrize("objective", list(OBJECTIVES))
+def test_guards_hold_guarded_items_behind_the_winner(objective: str) -> None:
+    behind = {}
+    for weight in (0.0, 4.0):
+        values = run([PARENT] * 3, objective=objective, guard_weight=weight)[0].values
+        behind[weight] = values["chosen"][-1] - values["guarded"][-1] - values["chosen"][0] + values["guarded"][0]
+    assert behind[4.0] > behind[0.0] + 0.1
+
+
 @pytest.mark.parametrize("child", [Validation(0.5, 0.4, 0.8), Validation(0.4, 0.5, 0.8), Validation(0.6, 0.5, 0.7)])
 def test_the_parent_goes_on_unless_a_checkpoint_wins_on_every_count(child: Validation) -> None:
     assert run([PARENT, child, child])[1] is None
@@ -261,7 +180,7 @@ def test_training_stops_when_checks_bring_nothing_new() -> None:
 def test_monitors_hold_what_tells_a_failing_run() -> None:
     monitor, *_ = run([PARENT] * 3, steps=20)
     assert set(monitor.values) == {
-        "loss", "chosen", "rejected", "accuracy", "KL", "entropy", "expected gain"
+        "loss", "chosen", "rejected", "guarded", "accuracy", "KL", "entropy", "expected gain"
     }  # fmt: skip
     assert monitor.values["KL"][0] == pytest.approx(0, abs=1e-5)
     assert monitor.values["KL"][-1] > 0
