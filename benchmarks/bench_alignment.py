@@ -38,24 +38,26 @@ from onevision.preference.slates import Slates, make_slates
 from onevision.preference.training import align
 from onevision.semantic_ids.catalogue import Catalogue
 
-GRPO: dict[str, object] = {"objective": "rank_grpo", "beta": 0.05}
+DPO: dict[str, object] = {"objective": "dpo", "guard_weight": 4.0}
+LISTWISE: dict[str, object] = {"objective": "listwise_dpo", "guard_weight": 4.0}
+GRPO: dict[str, object] = {"objective": "rank_grpo"}
 NO_ANCHOR: dict[str, object] = {"anchor_weight": 0.0}
 NO_GUARDS: dict[str, object] = {"guard_weight": 0.0}
 VARIANTS: dict[str, dict[str, object]] = {
-    "dpo": {"objective": "dpo"},
-    "dpo, no anchor": {"objective": "dpo"} | NO_ANCHOR,
-    "dpo, no visual guard": {"objective": "dpo", "visual_guard_margin": 2.0},
-    "dpo, no category guard": {"objective": "dpo", "category_guard": False},
-    "dpo, no guards": {"objective": "dpo"} | NO_GUARDS,
-    "listwise_dpo": {"objective": "listwise_dpo"},
-    "listwise_dpo, no guards": {"objective": "listwise_dpo"} | NO_GUARDS,
     "rank_grpo": GRPO,
+    "rank_grpo, no anchor": GRPO | NO_ANCHOR,
+    "rank_grpo, no visual guard": GRPO | {"visual_guard_margin": 2.0},
+    "rank_grpo, no category guard": GRPO | {"category_guard": False},
     "rank_grpo, no guards": GRPO | NO_GUARDS,
-    "rank_grpo, no guards, no anchor": GRPO | NO_GUARDS | NO_ANCHOR,
+    "dpo": DPO,
+    "dpo, no anchor": DPO | NO_ANCHOR,
+    "dpo, no guards": DPO | NO_GUARDS,
+    "listwise_dpo": LISTWISE,
+    "listwise_dpo, no guards": LISTWISE | NO_GUARDS,
 }
 CEILING = "rank_grpo, trained and chosen on the test searches"
 """What is left to gain for the weights that alignment moves: no result, since it has seen the answers."""
-VARIANTS[CEILING] = VARIANTS["rank_grpo, no guards, no anchor"]
+VARIANTS[CEILING] = GRPO | NO_GUARDS | NO_ANCHOR | {"beta": 0.05}
 METRICS = ("order_ndcg@10", "personal_hr@10", "hr@10", "similarity")
 
 

@@ -4,6 +4,7 @@ KFP's detail goes to `run.log`; the terminal gets one line a stage, and the prog
 A pipeline is imported where it is run: KFP compiles it then, which takes seconds.
 """
 
+import builtins
 import contextlib
 import os
 import re
@@ -153,6 +154,7 @@ def _run_pipeline(pipeline: Any, run: Run, show: Callable[[str], None], **argume
         log_file.open("a", encoding="utf-8") as log,
         contextlib.redirect_stdout(_Splitter(log, show)) as output,
         without_retries(pipeline),
+        print_put_back(),
         warnings.catch_warnings(),
     ):
         warnings.filterwarnings("ignore", message=".*non-Python base image.*", category=RuntimeWarning)
@@ -195,6 +197,17 @@ def without_retries(pipeline: Any) -> Iterator[None]:
     finally:
         for task, policy in zip(tasks, kept, strict=True):
             task.retry_policy.CopyFrom(policy)
+
+
+@contextlib.contextmanager
+def print_put_back() -> Iterator[None]:
+    """`print` afterwards is what it was: KFP indents it while a task runs, and shards run in threads, so that the last
+    to end may put back what another had made of it."""
+    before = builtins.print
+    try:
+        yield
+    finally:
+        builtins.print = before
 
 
 def _link_artifacts(run: Run) -> None:

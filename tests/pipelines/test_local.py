@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import os
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from onevision.report import StageReport
 from onevision.runs import LATEST, Run, replace_link, run_settings
 from onevision.stage_cache import CACHE_VARIABLE
 from pipelines.full_training import full_training
-from pipelines.local import run_full_training
+from pipelines.local import print_put_back, run_full_training
 
 
 def make_run(runs: Path) -> Run:
@@ -94,3 +95,10 @@ def test_a_link_is_replaced_in_one_step(tmp_path: Path) -> None:
 def test_another_folder_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="not a run folder"):
         Run.open(tmp_path)
+
+
+def test_print_is_put_back_after_tasks_in_threads_left_another_there() -> None:
+    before = builtins.print
+    with print_put_back():
+        builtins.print = lambda *_, **__: None
+    assert builtins.print is before

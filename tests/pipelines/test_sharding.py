@@ -10,6 +10,7 @@ from support.models import make_models
 from onevision.recipe import load_recipe
 from onevision.semantic_ids.stage import run as assign_ids
 from onevision.shards import all_shards
+from pipelines.local import print_put_back
 from pipelines.tasks import assign_in_shards, embed_in_shards
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -34,7 +35,8 @@ def test_loops_over_shards_make_what_one_process_makes(tiny_snapshot: Path, tmp_
         assign_in_shards(outputs, shards, snapshot=snapshot, encoder=merged, quantizer=quantizer)
 
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(tmp_path / "root"))
-    in_shards(shards=all_shards(2))
+    with print_put_back():
+        in_shards(shards=all_shards(2))
     (merged,) = tmp_path.glob("root/*/merge-embeddings/merged_encoder")
     for name in ("embeddings.safetensors", "tokens.safetensors", "images.parquet", "model.safetensors"):
         assert (merged / name).read_bytes() == (paths["encoder"] / name).read_bytes(), name

@@ -27,21 +27,22 @@ PLACES = 10
 
 @dataclass(frozen=True)
 class Validation:
-    """Of the first ten: HR, NDCG (orders double) and mean cosine of photo and item, which decide in the gate; and, only
-    shown, HR of personal clicks, mean reward by the reward model and different items over all searches."""
+    """Of the first ten: HR, NDCG (orders double), mean cosine of photo and item and HR of personal clicks, which decide
+    in the gate; and, only shown, mean reward by the reward model and different items over all searches."""
 
     hit_rate: float
     ndcg: float
     similarity: float
-    personal_hit_rate: float = 0.0
+    personal_hit_rate: float
     reward: float = 0.0
     distinct: int = 0
 
     def wins(self, parent: Validation, config: PreferenceConfig) -> bool:
-        """The gate: NDCG higher than the parent's, the other two not lower by more than the tolerances."""
+        """The gate: NDCG higher than the parent's, the other three not lower by more than the tolerances."""
         return (
             self.ndcg > parent.ndcg
             and self.hit_rate >= parent.hit_rate - config.tolerance
+            and self.personal_hit_rate >= parent.personal_hit_rate - config.tolerance
             and self.similarity >= parent.similarity - config.similarity_tolerance
         )
 

@@ -13,7 +13,7 @@ class PreferenceConfig(Section):
     """Preference alignment with an SFT anchor and a gate."""
 
     objective: Literal["dpo", "listwise_dpo", "rank_grpo"] = Field(
-        "dpo", description="pairs, lists against one winner, or whole rankings rewarded by place"
+        "rank_grpo", description="pairs, lists against one winner, or whole rankings rewarded by place"
     )
     steps: int = Field(160, ge=0)
     batch_size: int = Field(256, ge=2)
@@ -25,7 +25,7 @@ class PreferenceConfig(Section):
     losers: int = Field(6, ge=1, le=32)
     min_reward_gap: float = Field(0.2, ge=0, description="losers are at least so far below the winner's reward level")
     max_delta: float = Field(5.0, gt=0)
-    guard_weight: float = Field(4.0, ge=0, description="weight of the guards' pairs; 0 for none")
+    guard_weight: float = Field(8.0, ge=0, description="weight of the guards' pairs; 0 for none")
     guard_places: int = Field(10, ge=1, description="first places of the parent's ranking that are guarded")
     visual_guard_margin: float = Field(
         0.05,
@@ -38,7 +38,9 @@ class PreferenceConfig(Section):
     list_length: int = Field(10, ge=1, description="items of a ranking (GRPO)")
     checks: int = Field(4, ge=1, description="evaluations on validation days; the best checkpoint is kept if it wins")
     patience: int = Field(3, ge=1, description="checks in a row without a better NDCG@10 before training stops")
-    tolerance: float = Field(0.003, ge=0, description="loss of HR@10 that the gate allows")
+    tolerance: float = Field(
+        0.003, ge=0, description="loss of HR@10 that the gate allows, of all and of personal clicks"
+    )
     similarity_tolerance: float = Field(
         0.01, ge=0, description="loss that the gate allows in the mean cosine of photo and top 10"
     )

@@ -143,12 +143,12 @@ def test_checks_count_rewards_and_different_items() -> None:
     assert ValidationDays(ranker, queries, slates, None, config).check(choice).reward == 0
 
 
-PARENT = Validation(0.5, 0.4, 0.8)
+PARENT = Validation(0.5, 0.4, 0.8, 0.3)
 
 
 @pytest.mark.parametrize("objective", list(OBJECTIVES))
 def test_training_learns_the_preference_and_the_anchor_holds_the_chosen_up(objective: str) -> None:
-    better = Validation(0.5, 0.45, 0.8)
+    better = Validation(0.5, 0.45, 0.8, 0.3)
     monitor, best, accuracy, chosen = run([PARENT, better, PARENT], objective=objective)
     assert accuracy > 0.9
     assert chosen > 0
@@ -165,7 +165,16 @@ def test_guards_hold_guarded_items_behind_the_winner(objective: str) -> None:
     assert behind[4.0] > behind[0.0] + 0.1
 
 
-@pytest.mark.parametrize("child", [Validation(0.5, 0.4, 0.8), Validation(0.4, 0.5, 0.8), Validation(0.6, 0.5, 0.7)])
+@pytest.mark.parametrize(
+    "child",
+    [
+        Validation(0.5, 0.4, 0.8, 0.3),
+        Validation(0.4, 0.5, 0.8, 0.3),
+        Validation(0.6, 0.5, 0.7, 0.3),
+        Validation(0.6, 0.5, 0.8, 0.2),
+    ],
+    ids=["NDCG", "HR", "similarity", "personal"],
+)
 def test_the_parent_goes_on_unless_a_checkpoint_wins_on_every_count(child: Validation) -> None:
     assert run([PARENT, child, child])[1] is None
 

@@ -23,7 +23,7 @@ from onevision.preference.training import Monitor
 from onevision.report import StageReport
 from onevision.semantic_ids.catalogue import Catalogue
 
-PARENT, BETTER, WORSE = Validation(0.5, 0.4, 0.8), Validation(0.5, 0.45, 0.8), Validation(0.5, 0.35, 0.8)
+PARENT, BETTER, WORSE = (Validation(0.5, ndcg, 0.8, 0.3) for ndcg in (0.4, 0.45, 0.35))
 NO_GAIN = "no gain on validation days: the parent goes on unchanged"
 
 
