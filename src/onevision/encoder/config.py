@@ -53,6 +53,7 @@ class EncoderConfig(Section):
         0.25, ge=0.0, le=1.0, description="share of a batch's products that come with a product clicked for them"
     )
     click_affinity: float = Field(0.2, ge=0.0, le=1.0, description="weight of such a pair, beside 1 for one product")
+    co_clicks: bool = Field(False, description="products clicked in one visit are such a pair, too")
     hard_negative_share: float = Field(
         0.0,
         ge=0.0,

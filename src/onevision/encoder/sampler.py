@@ -28,7 +28,7 @@ class TrainingViews:
 
     Attributes:
         catalogue, shopper: product number -> rows of the picture table, by kind of view.
-        neighbours: product number -> products clicked for its photos (numbers, probabilities).
+        neighbours: product number -> products clicked for its photos, or in one visit (numbers, probabilities).
     """
 
     items: list[str]
@@ -37,15 +37,24 @@ class TrainingViews:
     neighbours: dict[int, tuple[NDArray[np.int64], NDArray[np.float64]]] = field(default_factory=dict)
 
 
-def collect_views(images: pa.Table, train_image_ids: set[str], image_pairs: pa.Table) -> TrainingViews:
+def collect_views(
+    images: pa.Table, train_image_ids: set[str], image_pairs: pa.Table, *, co_clicks: bool = False
+) -> TrainingViews:
     """Group the training pictures of `images` (image_id, item_id, view) by product.
 
     A photo of something unknown counts as a view of the product that was clicked or ordered for it.
+
+    Args:
+        image_pairs: of `pair`; those of one product are found in `images`.
+        co_clicks: whether co-click pairs make both products neighbours of each other, by their weights.
     """
     row_of = {image: row for row, image in enumerate(images["image_id"].to_pylist())}
     owner = images["item_id"].to_pylist()
     clicks: dict[tuple[str, str], float] = defaultdict(float)
     for pair in image_pairs.to_pylist():
+        if pair["kind"] == "co_click" and co_clicks:
+            for both in ((pair["item_a"], pair["item_b"]), (pair["item_b"], pair["item_a"])):
+                clicks[both] += pair["weight"]
         if not pair["kind"].startswith("query_"):
             continue
         if pair["item_a"] is None:

@@ -84,7 +84,8 @@ def run(*, snapshot: Path, pairs: Path, out: Path, config: EncoderConfig, seed: 
         if embed == "train":
             pictures = pictures.take(pictures.train_rows)
         train_ids = set(np.array(pictures.table["image_id"].to_pylist(), dtype=object)[pictures.train_rows])
-        views = collect_views(pictures.table, train_ids, pq.read_table(pairs_artifact.file("image_pairs.parquet")))
+        image_pairs = pq.read_table(pairs_artifact.file("image_pairs.parquet"))
+        views = collect_views(pictures.table, train_ids, image_pairs, co_clicks=config.co_clicks)
         if len(views.items) < group.size:
             raise OneVisionError(f"{len(views.items)} products for {group.size} processes: a batch is split by product")
         encoder = Encoder(config, categories).to(group.device)

@@ -148,6 +148,20 @@ def test_batches_hold_views_of_chosen_products_and_clicked_neighbours_are_weak_p
     assert seen_weak
 
 
+def test_co_click_pairs_make_both_products_neighbours_where_they_are_asked_for() -> None:
+    rows = [(f"{n}{v}", f"i{n}", v) for n in range(3) for v in ("main", "user_photo")]
+    pairs = pa.Table.from_pylist(
+        [click("0user_photo", "i0", "i1", 3.0), click("1main", "i0", "i2") | {"kind": "co_click"}]
+    )
+    images = {r[0] for r in rows}
+    assert set(collect_views(table(rows), images, pairs).neighbours) == {0}
+    neighbours = collect_views(table(rows), images, pairs, co_clicks=True).neighbours
+    assert {n: dict(zip(*map(list, found), strict=True)) for n, found in neighbours.items()} == {
+        0: {1: 0.75, 2: 0.25},
+        2: {0: 1.0},
+    }
+
+
 def test_without_a_weight_a_clicked_pair_is_taken_out_of_the_negatives() -> None:
     rows = [(f"{n}{v}", f"i{n}", v) for n in range(3) for v in ("main", "user_photo")]
     views = collect_views(table(rows), {r[0] for r in rows}, pa.Table.from_pylist([click("0user_photo", "i0", "i1")]))
