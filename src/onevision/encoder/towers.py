@@ -7,6 +7,7 @@ so that it travels with the weights.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -31,7 +32,7 @@ class TowerOutput(NamedTuple):
     pooled: Tensor
 
 
-class Tower(nn.Module):
+class Tower(nn.Module, ABC):
     """What towers share: the pooled vector of a picture is the mean over the looks at it.
 
     Attributes:
@@ -50,9 +51,9 @@ class Tower(nn.Module):
         """What it looks at in turn of pictures (N, S, S, 3): first the whole picture, then what the tower adds."""
         return [pixels]
 
+    @abstractmethod
     def see(self, view: Tensor) -> TowerOutput:
         """One look at uint8 pixels (N, S, S, 3)."""
-        raise NotImplementedError
 
     def forward(self, pixels: Tensor) -> TowerOutput:
         """Run uint8 pixels (N, S, S, 3): the tokens of the whole picture, and the mean of all pooled vectors."""

@@ -116,47 +116,52 @@ def _sweep_looks(sweep: Sweep, baseline: Point, found: Found, config: PruningCon
     """On top of what was found, clear photos are looked at once; as many at random and one look at all stand beside."""
     base = found.chosen or baseline
     points = _measured(sweep, {"second look": second_look(sweep.similarity)}, config, base.setting)
-    chosen = choose(baseline, [base, *points], config)
-    chosen = None if chosen is base else chosen
-    share = float(np.mean(sweep.counted[(chosen or points[len(points) // 2]).name][LOOKS] > 1))
+    chosen, beside = _chosen_on_top(baseline, base, points, config)
+    share = float(np.mean(sweep.counted[beside.name][LOOKS] > 1))
     drawn = np.random.default_rng([seed, 12]).random(len(sweep.queries))
     once = base.setting.model_copy(update={"second_look_below": ONE_LOOK.second_look_below})
     controls = [
         sweep.measure(f"random {share:.0%} looked at again", "control", base.setting, again=drawn < share),
         sweep.measure("one look at all", "control", once),
     ]
-    found.points += points
-    found.controls += controls
-    if chosen and beats_controls(chosen, controls):
-        found.chosen = chosen
-    elif chosen:
-        found.warnings.append(
-            f"a second look at {share:.0%} of the photos, those in doubt, is no better than a control, so all have it"
-        )
+    warning = f"a second look at {share:.0%} of the photos, those in doubt, is no better than a control, so all have it"
+    _take(found, chosen, points, controls, warning)
 
 
 def _sweep_patches(sweep: Sweep, baseline: Point, found: Found, config: PruningConfig, seed: int) -> None:
     """On top of what was found, patches leave the image tower; attention mass must beat the controls there too."""
     base = found.chosen or baseline
     points = _measured(sweep, TOWER_STRATEGIES, config, base.setting)
-    chosen = choose(baseline, [base, *points], config)
-    chosen = None if chosen is base else chosen
-    point = chosen or points[len(points) // 2]
-    size = max(1, round(point.tower.patches_mean or 0))
+    chosen, beside = _chosen_on_top(baseline, base, points, config)
+    size = max(1, round(beside.tower.patches_mean or 0))
     controls = [
         sweep.measure(
-            f"{name}-{size} patches", "control", base.setting, patches=PatchRule(rule, point.setting.tower_depth)
+            f"{name}-{size} patches", "control", base.setting, patches=PatchRule(rule, beside.setting.tower_depth)
         )
         for name, rule in _rules(size, seed).items()
     ]
+    warning = f"at {size} patches attention mass is no better than a control, so all patches go through the image tower"
+    _take(found, chosen, points, controls, warning)
+
+
+def _chosen_on_top(
+    baseline: Point, base: Point, points: list[Point], config: PruningConfig
+) -> tuple[Point | None, Point]:
+    """Of settings on top of another: the one that is chosen, None where that other stays, and the one that controls
+    stand beside: the chosen, else the middle of the sweep."""
+    chosen = choose(baseline, [base, *points], config)
+    chosen = None if chosen is base else chosen
+    return chosen, chosen or points[len(points) // 2]
+
+
+def _take(found: Found, chosen: Point | None, points: list[Point], controls: list[Point], warning: str) -> None:
+    """Put down what was measured, and take what was chosen where it beats the controls; else warn."""
     found.points += points
     found.controls += controls
     if chosen and beats_controls(chosen, controls):
         found.chosen = chosen
     elif chosen:
-        found.warnings.append(
-            f"at {size} patches attention mass is no better than a control, so all patches go through the image tower"
-        )
+        found.warnings.append(warning)
 
 
 def _measured(

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from support.models import make_models
+from support.pruning import EASY as EASY_SWEEP
 
 from onevision.artifacts import read_json
 from onevision.data.images import decode_image
@@ -22,23 +23,13 @@ from onevision.features.queries import QuerySet
 from onevision.generator.token_pruning import PruningSetting
 from onevision.pruning import stage
 from onevision.pruning.canary import Seen
-from onevision.pruning.config import PruningConfig
 from onevision.pruning.photos import PhotoEncoder, Photos, as_served
 from onevision.publishing.config import PublishingConfig
 from onevision.publishing.stage import run as publish
 from onevision.serving.search import Searcher
 
 PATCHES, BEAM_WIDTH = 16, 8
-EASY = PruningConfig(
-    max_loss=1,
-    max_department_loss=1,
-    open_below=(2,),
-    margins=(5,),
-    masses=(0.5,),
-    tower_masses=(0.5, 0.7),
-    tower_depths=(1 / 3, 2 / 3),
-    timed_queries=5,
-)
+EASY = EASY_SWEEP.model_copy(update={"tower_masses": (0.5, 0.7), "tower_depths": (1 / 3, 2 / 3)})
 EVALUATION = EvaluationConfig(
     max_queries=10,
     beam_width=BEAM_WIDTH,
