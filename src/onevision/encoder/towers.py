@@ -119,7 +119,8 @@ class EfficientNetLite2Tower(Tower):
     """EfficientNet-Lite2 with ImageNet weights (Apache-2.0, 260 px, 1280-d), frozen.
 
     It looks twice: at the whole picture, and at its middle. A shopper's photo seldom fills its frame, and the mean of
-    both pooled vectors finds more products than either (docs/results.md). The tokens are those of the whole picture.
+    both pooled vectors finds more products than either (docs/results/grocery.md). The tokens are those
+    of the whole picture.
     Its own preprocessing is `(x - 127) / 128`; ImageNet's mean and deviation would cost 12 points of R@1.
     """
 
