@@ -38,8 +38,8 @@ from onevision.encoder.config import EncoderConfig
 from onevision.encoder.model import Encoder
 from onevision.generator.configuration import GeneratorConfig
 from onevision.generator.modelling import Generator
-from onevision.generator.packing import PackedLinear
 from onevision.generator.prompts import Prompt
+from onevision.packing import PackedLinear
 from onevision.quantization.gemm import fast_matmul
 from onevision.semantic_ids.trie import Trie
 

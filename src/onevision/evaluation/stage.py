@@ -258,7 +258,7 @@ def _tower_latencies(
     encoder: Path, served: GeneratorRanker, shop: Snapshot, queries: QuerySet, clock: Clock
 ) -> dict[str, dict[str, float]]:
     """Of the image tower as it is, and as it is served where pruning touches it."""
-    photos = Photos(PhotoEncoder.of(Encoder.from_pretrained(encoder), served), shop.images)
+    photos = Photos(PhotoEncoder.of(Encoder.from_pretrained(encoder).freeze(), served), shop.images)
     settings = {"image_tower": PruningSetting()}
     if served.setting.prunes_tower:
         settings["image_tower_pruned"] = served.setting
