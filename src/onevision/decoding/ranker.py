@@ -250,7 +250,9 @@ class GeneratorRanker:
 
 def _widened(values: NDArray[Number], width: int, fill: float = -1) -> NDArray[Number]:
     """Columns (Q, C) with `fill` after them, (Q, width)."""
-    return np.pad(values, ((0, 0), (0, width - values.shape[1])), constant_values=fill)
+    wide = np.full((len(values), width), fill, values.dtype)
+    wide[:, : values.shape[1]] = values
+    return wide
 
 
 def read_setting(path: Path) -> PruningSetting | None:
