@@ -162,15 +162,18 @@ def test_keys_and_values_of_what_leaves_are_gone(frozen: bool) -> None:
             assert value.shape == (*whole.shape[:2], columns, *whole.shape[3:])
 
 
+@pytest.mark.parametrize("open_below", [None, 15])
 @pytest.mark.parametrize("name", SETTINGS)
-def test_a_query_alone_is_answered_as_in_a_batch(name: str) -> None:
+def test_a_query_alone_is_answered_as_in_a_batch(name: str, open_below: int | None) -> None:
     ranker = GeneratorRanker(make_generator(QUANTIZER).freeze(), CATALOGUE)
-    ranker.use_pruning(SETTINGS[name])
-    whole = ranker.rank(QUERIES, 8, 10)
+    ranker.use_pruning(SETTINGS[name].model_copy(update={"open_below": open_below}))
+    whole = ranker.rank(QUERIES, 2, 10)
+    assert (1 in whole.steps) is (open_below is not None)
+    assert whole.steps.max() > 1
     for row in range(len(QUERIES)):
-        alone = ranker.rank(QUERIES.take(np.array([row])), 8, 10)
+        alone = ranker.rank(QUERIES.take(np.array([row])), 2, 10)
         np.testing.assert_array_equal(alone.items[0], whole.items[row])
-        np.testing.assert_allclose(alone.scores[0], whole.scores[row], rtol=1e-5)
+        np.testing.assert_allclose(alone.scores[0], whole.scores[row], rtol=1e-5, atol=1e-6)
         for count in ("kept_tokens", "history_tokens", "context_tokens", "last_context", "steps"):
             assert getattr(alone, count)[0] == getattr(whole, count)[row], count
 
