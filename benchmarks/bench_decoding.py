@@ -39,6 +39,7 @@ from onevision.encoder.model import Encoder
 from onevision.generator.configuration import GeneratorConfig
 from onevision.generator.modelling import Generator
 from onevision.generator.prompts import Prompt
+from onevision.packing import PackedLinear
 from onevision.quantization.gemm import fast_matmul
 from onevision.semantic_ids.trie import Trie
 
@@ -140,6 +141,27 @@ def split(model: Generator, prompt: Prompt, trie: Trie, width: int, repeats: int
     return best
 
 
+def products(model: Generator, prompt: Prompt, trie: Trie, width: int, repeats: int) -> float:
+    """CPU ms a query of a search's matrix products alone, done again one after the other with what they were given: no
+    search with these layers is faster on this machine, whatever is between them."""
+    calls: list[Callable[[], Tensor]] = []
+
+    def kept(product: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def call(*arguments: Any) -> Tensor:
+            calls.append(partial(product, *arguments))
+            return product(*arguments)
+
+        return call
+
+    with (
+        mock.patch.object(PackedLinear, "forward", kept(PackedLinear.forward)),
+        mock.patch.object(torch, "baddbmm", kept(torch.baddbmm)),
+    ):
+        search(model, prompt, trie, width)
+    with fast_matmul():
+        return cpu_ms(lambda: [call() for call in calls], repeats) / len(prompt)
+
+
 def trie_figures(sids: np.ndarray) -> tuple[Trie, dict[str, float]]:
     """The trie mapped from its file, what it costs to build and load, and its bytes an item."""
     began = time.process_time()
@@ -225,12 +247,14 @@ def main() -> None:
             row[name] = split(model, prompt, trie, width, arguments.repeats)
             ratios = {peer_: row[peer_] / row[name]["total"] for peer_ in ("transformers", "transformers, helped")}
             row[name] |= {"ratios": ratios, "same": float(np.mean(same))}
+            row[name]["products"] = products(model, prompt, trie, width, arguments.repeats)
             if name == "float32":
                 row[name]["score_difference"] = float((found.scores - scores).abs().max())
             parts = [row[name][part] for part in ("total", "encoder", "decoder", "trie", "top-k", "rest")]
             line = "".join(f"{value:{9 if n < 3 else 7}.2f}" for n, value in enumerate(parts))
             times = ", ".join(f"{ratio:.1f}x" for ratio in ratios.values())
-            print(f"{f'{name}, batch {batch}':32}{line}  {times}; {np.mean(same):.1%} the same", flush=True)
+            alone = f"products alone {row[name]['products']:.2f}"
+            print(f"{f'{name}, batch {batch}':32}{line}  {times}; {np.mean(same):.1%} the same; {alone}", flush=True)
         figures["batches"][str(batch)] = row
     if arguments.sweep:
         figures |= sweep(half, sids, trie, width, arguments.repeats)

@@ -52,7 +52,7 @@ def look(run: Path, split: str, limit: int) -> Looks:
     number = ranker.catalogue.numbers()
     queries = queries.take(np.flatnonzero([clicked[0] in number for clicked in queries.clicked]))
     answer = [[number[clicked[0]]] for clicked in queries.clicked]
-    eye = PhotoEncoder.of(Encoder.from_pretrained(run / "encoder"), ranker)
+    eye = PhotoEncoder.of(Encoder.from_pretrained(run / "encoder").freeze(), ranker)
     once, _ = Photos(eye, Snapshot.open(run / "snapshot", verify=False).images).look(queries, ONE_LOOK)
     e, quantizer = once.embedding, ranker.model.quantizer
     doubts = {

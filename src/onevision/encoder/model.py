@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -77,6 +77,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.config = config
         self.categories = categories
+        self._frozen = False
         self.tower = _make_tower(config, backbone)
         self.norm = nn.LayerNorm(self.tower.pooled_dim)
         self.dropout = nn.Dropout(config.head_dropout)
@@ -154,14 +155,24 @@ class Encoder(nn.Module):
     def embed(self, pixels: NDArray[np.uint8], category_ids: list[str | None] | None = None) -> Embedded:
         """Embed pictures (N, S, S, 3) in evaluation mode; a picture's result does not depend on its neighbours."""
         was_training = self.training
-        self.eval()
+        if was_training:
+            self.eval()
         known = self.category_rows(category_ids if category_ids is not None else [None] * len(pixels))
         parts = []
         for start in range(0, len(pixels), EMBED_BATCH):
             batch = slice(start, start + EMBED_BATCH)
             parts.append(to_arrays(self(torch.from_numpy(pixels[batch]).to(self.device), known[batch].to(self.device))))
-        self.train(was_training)
+        if was_training:
+            self.train()
         return join(parts)
+
+    def freeze(self) -> Self:
+        """Make ready for embedding and nothing else: its weights must not change any more, and it cannot be saved. What
+        it embeds is the same but for the last digits."""
+        self.eval().requires_grad_(False)
+        self.tower.freeze()
+        self._frozen = True
+        return self
 
     def views(self, pixels: Tensor) -> list[Tensor]:
         """All that the tower looks at of pictures (N, S, S, 3); first the pictures as they are."""
@@ -176,7 +187,10 @@ class Encoder(nn.Module):
         return digest.hexdigest()[:16]
 
     def save_pretrained(self, folder: Path) -> None:
-        """Write `config.json` and `model.safetensors`; a frozen tower's weights are written too."""
+        """Write `config.json` and `model.safetensors`, also of a tower that is not trained; not of a frozen encoder,
+        whose weights lie otherwise."""
+        if self._frozen:
+            raise RuntimeError("a frozen encoder cannot be saved; save it before `freeze`")
         folder.mkdir(parents=True, exist_ok=True)
         config: dict[str, Any] = {"encoder": self.config.model_dump(), "categories": self.categories}
         if isinstance(self.tower, TransformersTower):

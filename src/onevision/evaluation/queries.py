@@ -73,7 +73,7 @@ def evaluate_queries(
     searcher = Searcher.open(bundle, features)
     items = pq.read_table(bundle / "semantic_ids" / "items.parquet", columns=["item_id", "bucket"])
     row_of = {item: row for row, item in enumerate(items["item_id"].to_pylist())}
-    encoder = Encoder.from_pretrained(bundle / "encoder")
+    encoder = Encoder.from_pretrained(bundle / "encoder").freeze()
     judged, aside, unknown = read_queries(queries, row_of, encoder.image_size)
     if not judged:
         reasons = "; ".join(f"{n} x {reason}" for reason, n in Counter(reason for _, reason in aside).items())

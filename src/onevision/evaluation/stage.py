@@ -157,10 +157,7 @@ def run(
     settings = {"beam_width": config.beam_width, "bootstrap_samples": config.bootstrap_samples, "seed": seed}
     finish_artifact(out, "evaluation", parents=parents, counts=counts, extra=settings)
     latencies = {name: system.latency for name, system in systems.items() if system.latency}
-    photos = Photos(PhotoEncoder.of(Encoder.from_pretrained(encoder), served), shop.images)
-    latencies["image_tower"] = image_tower_latency(photos, queries, clock, PruningSetting())
-    if served.setting.prunes_tower:
-        latencies["image_tower_pruned"] = image_tower_latency(photos, queries, clock, served.setting)
+    latencies |= _tower_latencies(encoder, served, shop, queries, clock)
     report = StageReport("evaluate", counts=counts, metrics=metrics | _flat(latencies))
     report.warnings = warnings(comparison, slices) + (drift.warnings() if drift else [])
     report.tables = [
@@ -255,6 +252,17 @@ def _write(
     write_json(out / "metrics.json", metrics)
     pq.write_table(ranks_table(queries, rankings, comparison.ranks, items), out / "ranks.parquet")
     write_json(out / "gallery.json", gallery(queries, rankings, items, config.gallery, seed))
+
+
+def _tower_latencies(
+    encoder: Path, served: GeneratorRanker, shop: Snapshot, queries: QuerySet, clock: Clock
+) -> dict[str, dict[str, float]]:
+    """Of the image tower as it is, and as it is served where pruning touches it."""
+    photos = Photos(PhotoEncoder.of(Encoder.from_pretrained(encoder).freeze(), served), shop.images)
+    settings = {"image_tower": PruningSetting()}
+    if served.setting.prunes_tower:
+        settings["image_tower_pruned"] = served.setting
+    return {name: image_tower_latency(photos, queries, clock, setting) for name, setting in settings.items()}
 
 
 def _flat(latencies: dict[str, dict[str, float]]) -> dict[str, float]:

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from onevision.generator.layers import Attention, DecoderLayer, EncoderLayer, written_attention
-from onevision.generator.packing import PackedLinear
+from onevision.packing import PackedLinear
 from onevision.quantization.gemm import plain_matmul
 
 

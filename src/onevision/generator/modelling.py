@@ -35,8 +35,8 @@ from onevision.generator.dropout import Dropout
 from onevision.generator.frozen import FrozenDecoderLayer, FrozenEncoderLayer
 from onevision.generator.layers import DecoderLayer, EncoderLayer, unless_full
 from onevision.generator.memory import Memory, Past, Prunable, splice
-from onevision.generator.packing import PackedLinear
 from onevision.generator.prompts import LONG_TOKENS, Prompt, Task
+from onevision.packing import PackedLinear
 from onevision.precision import in_float32
 from onevision.quantization.residual import ResidualQuantizer
 

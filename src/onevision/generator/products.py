@@ -7,7 +7,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from onevision.generator.packing import PackedLinear
+from onevision.packing import PackedLinear
 
 GATHERING_COST = 3
 """To gather a vector takes a query by itself as long as so many products with vectors that lie together; of B queries,

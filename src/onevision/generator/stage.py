@@ -18,14 +18,14 @@ from onevision.encoder.model import Encoder
 from onevision.encoder.thumbnails import item_thumbnails
 from onevision.errors import OneVisionError
 from onevision.features.queries import QuerySet
-from onevision.generator.choice_fitting import fit_choice
+from onevision.generator.choice_fitting import FittedChoice, fit_choice
 from onevision.generator.choice_items import item_table, orders_elsewhere
 from onevision.generator.config import GeneratorTrainingConfig
 from onevision.generator.configuration import GeneratorConfig
 from onevision.generator.modelling import Generator
 from onevision.generator.prompts import PromptBuilder, without_shopper
 from onevision.generator.samples import category_tasks, picture_samples, query_samples
-from onevision.generator.training import GeneratorTrainer
+from onevision.generator.training import GeneratorTrainer, TrainingLog
 from onevision.generator.traits import item_traits
 from onevision.generator.warm_choice import open_parent_choice
 from onevision.generator.warm_start import PARENT, mostly, new_items, of_the_day, open_parent, warm_config
@@ -130,34 +130,16 @@ def run(
     choice.model.save_pretrained(out)
     write_json(out / "history.json", {"steps": log.steps, "loss": log.loss, "checks": log.checks, "kept": log.kept})
     write_events(out / EVENTS, log.curves())
-    curve = line_chart(log.steps, {"loss": list(log.loss)}, title="Generator loss")
-    report = StageReport(
-        "sft",
-        counts={
-            "pictures": len(pictures),
-            "queries": len(train),
-            "clicks_and_orders": len(clicks),
-            "queries_without_target": len(train) - len(np.unique(clicks.row)),
-            "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        },
-        metrics={
-            "validation_found": max(log.checks.values(), default=0.0),
-            "validation_found_guided": choice.found[choice.model.guidance],
-        },
-        warnings=[] if log.kept.startswith("S2") else [f"the best check on validation days was {log.kept or 'none'}"],
-        tables=[
-            ReportTable(
-                "Checks on validation days",
-                ["stage and step", f"clicks among the items of {VALIDATION_BEAMS} beams", "kept"],
-                [[name, round(value, 4), "kept" if name == log.kept else ""] for name, value in log.checks.items()],
-            ),
-            *choice.tables(),
-        ],
-        figures=[Figure("Generator loss", "svg", curve, "Negative log-probability of the semantic ID; P, S1, S2.")],
-    )
-    finish_artifact(out, "generator", parents=parents, counts=report.counts)
+    counts = {
+        "pictures": len(pictures),
+        "queries": len(train),
+        "clicks_and_orders": len(clicks),
+        "queries_without_target": len(train) - len(np.unique(clicks.row)),
+        "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+    }
+    finish_artifact(out, "generator", parents=parents, counts=counts)
     checkpoint.remove()
-    return report
+    return _report(log, choice, counts)
 
 
 def share_found(ranker: GeneratorRanker, validation: QuerySet, group: Group) -> float:
@@ -201,6 +183,23 @@ def build_generator(
     model = Generator(settings)
     model.quantizer.load_state_dict(codebooks.state_dict())
     return model
+
+
+def _report(log: TrainingLog, choice: FittedChoice, counts: dict[str, int]) -> StageReport:
+    curve = line_chart(log.steps, {"loss": list(log.loss)}, title="Generator loss")
+    checks = [[name, round(value, 4), "kept" if name == log.kept else ""] for name, value in log.checks.items()]
+    found = f"clicks among the items of {VALIDATION_BEAMS} beams"
+    return StageReport(
+        "sft",
+        counts=counts,
+        metrics={
+            "validation_found": max(log.checks.values(), default=0.0),
+            "validation_found_guided": choice.found[choice.model.guidance],
+        },
+        warnings=[] if log.kept.startswith("S2") else [f"the best check on validation days was {log.kept or 'none'}"],
+        tables=[ReportTable("Checks on validation days", ["stage and step", found, "kept"], checks), *choice.tables()],
+        figures=[Figure("Generator loss", "svg", curve, "Negative log-probability of the semantic ID; P, S1, S2.")],
+    )
 
 
 def _category_rows(encoder: Path, catalogue: Catalogue) -> np.ndarray:

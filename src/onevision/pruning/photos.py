@@ -67,5 +67,5 @@ def as_served(queries: QuerySet, ranker: GeneratorRanker, encoder: Path, images:
     where the setting leaves looks or patches out."""
     if not ranker.setting.prunes_tower:
         return queries
-    eye = PhotoEncoder.of(Encoder.from_pretrained(encoder), ranker)
+    eye = PhotoEncoder.of(Encoder.from_pretrained(encoder).freeze(), ranker)
     return Photos(eye, images).look(queries, ranker.setting)[0]

@@ -68,7 +68,7 @@ def run(
         raise OneVisionError(f"{pairs}: no validation query has a click; widen pairing.validation_days")
     department = np.array(ranker.catalogue.table["department_id"].to_pylist(), dtype=object)
     answer = [[number[clicked[0]]] for clicked in queries.clicked]
-    eye = PhotoEncoder.of(Encoder.from_pretrained(encoder), ranker)
+    eye = PhotoEncoder.of(Encoder.from_pretrained(encoder).freeze(), ranker)
     photos = Photos(eye, Snapshot.open(snapshot, verify=False).images)
     of_answer = department[[item for (item,) in answer]]
     sweep = Sweep(ranker, queries, photos, answer, of_answer)

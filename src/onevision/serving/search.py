@@ -103,7 +103,7 @@ class Searcher:
         generator = parts["generator"].path
         reward = RewardModel.from_pretrained(generator) if (generator / REWARD).exists() else None
         seen = Seen.read(parts["pruning"].file("pruning.json"))
-        return cls(artifact, Encoder.from_pretrained(parts["encoder"].path), ranker, online, reward, seen)
+        return cls(artifact, Encoder.from_pretrained(parts["encoder"].path).freeze(), ranker, online, reward, seen)
 
     def use_cascade(self, evaluation: Artifact) -> None:
         """Let searches be answered by the evaluation's cascade too; `ArtifactError` if it is of other artifacts."""

@@ -75,9 +75,28 @@ def test_the_inverse_temperature_is_learnt_up_to_a_hundred() -> None:
     assert encoder.scale.item() == 100
 
 
-@pytest.mark.skipif(
+needs_pretrained = pytest.mark.skipif(
     importlib.util.find_spec("efficientnet_lite_pytorch") is None, reason="the extra `pretrained` is not installed"
 )
+
+
+@pytest.mark.parametrize("tower", ["small-conv", pytest.param("efficientnet-lite2", marks=needs_pretrained)])
+def test_a_frozen_encoder_embeds_the_same_and_cannot_be_saved(tower: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    encoder = Encoder(EncoderConfig(tower=tower, width=8, embedding_dim=16), ["bags", "shoes"])
+    pixels = np.random.default_rng(0).integers(0, 256, (3, encoder.image_size, encoder.image_size, 3), np.uint8)
+    encoder(torch.from_numpy(pixels), torch.tensor([0, 1, -1]))  # moves the batch statistics of a tower that learns
+    expected = encoder.eval().embed(pixels)
+    frozen = encoder.freeze()
+    assert not any(isinstance(layer, torch.nn.BatchNorm2d) for layer in frozen.modules())
+    for a, b in zip(frozen.embed(pixels), expected, strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-3)
+    np.testing.assert_allclose(frozen.embed(pixels).embedding, expected.embedding, atol=1e-5)
+    with pytest.raises(RuntimeError, match="before `freeze`"):
+        frozen.save_pretrained(tmp_path)
+
+
+@needs_pretrained
 def test_the_pretrained_tower_stays_frozen_and_is_saved_with_the_encoder(tmp_path: Path) -> None:
     torch.manual_seed(0)
     config = EncoderConfig(tower="efficientnet-lite2", embedding_dim=8, test_time_augmentation=False)

@@ -5,7 +5,7 @@ from torch import nn
 
 from onevision.generator.frozen import FrozenDecoderLayer, FrozenEncoderLayer
 from onevision.generator.layers import DecoderLayer, EncoderLayer
-from onevision.generator.packing import PackedLinear
+from onevision.packing import PackedConv, PackedLinear
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -31,10 +31,30 @@ def test_a_strided_input_is_taken_as_it_is() -> None:
 
 @torch.inference_mode()
 def test_where_weights_cannot_be_packed_the_map_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("onevision.generator.packing.can_pack", lambda weight: False)
+    monkeypatch.setattr("onevision.packing.can_pack", lambda weight: False)
     linear, x = nn.Linear(16, 24), torch.randn(3, 16)
     torch.testing.assert_close(PackedLinear.of(linear)(x), linear(x))
     torch.testing.assert_close(PackedLinear.of(linear, gelu=True)(x), F.gelu(linear(x)))
+
+
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("activation", [None, nn.GELU(), nn.ReLU6()])
+@pytest.mark.parametrize("groups", [1, 8])
+@torch.inference_mode()
+def test_a_packed_convolution_is_convolution_norm_and_activation(
+    groups: int, activation: nn.Module | None, packed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not packed:
+        monkeypatch.setattr("onevision.packing.can_pack", lambda weight: False)
+    torch.manual_seed(0)
+    conv, norm = nn.Conv2d(8, 16, 3, 2, 1, bias=False, groups=groups), nn.BatchNorm2d(16).eval()
+    for value in norm.state_dict().values():
+        value.copy_(torch.rand(value.shape).add(0.5))
+    both = PackedConv(conv, norm, activation)
+    for shape in ((1, 8, 12, 12), (5, 8, 12, 12), (2, 8, 7, 20)):
+        x = 4 * torch.randn(shape).contiguous(memory_format=torch.channels_last)
+        expected = norm(conv(x)) if activation is None else activation(norm(conv(x)))
+        torch.testing.assert_close(both(x), expected, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("masked", [False, True])
