@@ -228,9 +228,14 @@ def test_what_is_calibrated_is_stored_with_its_canary_and_its_controls(
     assert seen is not None
     assert (HISTORY_TOKENS in seen.bounds) is (family != "decoder mass")
     assert (LAST_CONTEXT in seen.bounds) is (family == "decoder mass")
-    if HISTORY_TOKENS in seen.bounds:
+    if family == "decoder mass":
+        low, high = seen.bounds[LAST_CONTEXT]
+        read = FRONT_TOKENS + 16 + mine["history_mean"] - mine["spared_mean"]
+    else:
         low, high = seen.bounds[HISTORY_TOKENS]
-        assert low <= mine["history_mean"] <= high
+        read = mine["history_mean"]
+    assert low <= read <= high
+    assert high < FRONT_TOKENS + 16 + mine["history_mean"]
 
 
 @pytest.fixture(scope="module")
