@@ -199,7 +199,7 @@ def sweep(model: Generator, sids: np.ndarray, trie: Trie, width: int, repeats: i
         )
         queries = vectors[rng.integers(0, items, 32)] + np.float32(0.1 * DIM**-0.5)
         cascade[str(items)] = cascade_figures(vectors, queries, cpu_ms)
-    encoder = Encoder(EncoderConfig(tower="efficientnet-lite2"), ["one"])
+    encoder = Encoder(EncoderConfig(tower="efficientnet-lite2"), ["one"]).freeze()
     photo = np.random.default_rng(SEED).integers(0, 256, (1, encoder.image_size, encoder.image_size, 3), np.uint8)
     tower = cpu_ms(lambda: encoder.embed(photo), repeats)
     print("bfloat16, batch 1, by beams:", {n: round(ms, 1) for n, ms in by_beams.items()})

@@ -16,10 +16,10 @@ class PruningConfig(Section):
     further looks at a photo, and patches."""
 
     open_below: tuple[int, ...] = Field(
-        (200, 400, 800), description="semantic IDs that branches may hold when beams are opened, swept"
+        (400, 800), description="semantic IDs that branches may hold when beams are opened, swept"
     )
     margins: tuple[float, ...] = Field(
-        (6.0, 8.0, 10.0),
+        (8.0, 12.0, 16.0, 20.0),
         description="nats behind the best beam at which beams are given up, swept alone and with those",
     )
     history: tuple[int, ...] = Field((3,), description="newest items of each history in the prompt, swept")
