@@ -23,7 +23,16 @@ class PruningConfig(Section):
         description="nats behind the best beam at which beams are given up, swept alone and with those",
     )
     history: tuple[int, ...] = Field((3,), description="newest items of each history in the prompt, swept")
-    masses: tuple[float, ...] = Field((0.5, 0.7, 0.9), min_length=1, description="attention mass kept, swept")
+    masses: tuple[float, ...] = Field(
+        (0.5, 0.7, 0.9), min_length=1, description="attention mass of image tokens kept, swept"
+    )
+    history_masses: tuple[Share, ...] = Field((), description="attention mass of the histories' tokens kept, swept")
+    shared_masses: tuple[Share, ...] = Field(
+        (), description="attention mass of image and histories kept, as of one set of tokens, swept"
+    )
+    decoder_masses: tuple[Share, ...] = Field(
+        (), description="mass of the attention that writes the first code, of image tokens that the others read, swept"
+    )
     min_tokens: int = Field(2, ge=1)
     second_looks: tuple[Share, ...] = Field(
         (),
