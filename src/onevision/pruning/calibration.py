@@ -88,7 +88,7 @@ class Sweep:
         steps = float(ranking.steps.mean())
         flops = query_flops(config, kept, self._history(setting), steps)
         if self.ranker.choice:
-            flops += self.ranker.choice.flops_an_item() * float((ranking.leaves >= 0).sum(1).mean())
+            flops += self.ranker.choice.flops(float((ranking.leaves >= 0).sum(1).mean()))
         return Point(
             name,
             family,

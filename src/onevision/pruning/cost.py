@@ -12,7 +12,7 @@ FRONT_TOKENS = 5
 
 def query_flops(config: GeneratorConfig, kept_tokens: float, history_tokens: float, steps: float) -> float:
     """FLOPs (2 a multiply-add) of one query: prompt, encoder and beams; neither the image tower nor the choice among
-    what was found (`ChoiceModel.flops_an_item`) is in it.
+    what was found (`ChoiceModel.flops`) is in it.
 
     Args:
         kept_tokens: image tokens after the first encoder layer; a merged token joins them if any was dropped.
