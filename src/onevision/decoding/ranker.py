@@ -68,6 +68,8 @@ class GeneratorRanker:
         self.use_pruning(pruning or PruningSetting())
         self.use_choice(choice)
         self.prompts = PromptBuilder(model.config, catalogue)
+        self.sid_sizes = np.array(model.codebook_sizes, dtype=np.int64)
+        self.sid_steps = self.sid_sizes[::-1].cumprod()[::-1] // self.sid_sizes
         self.known_sids = np.unique(self._sid_keys(catalogue.codes.astype(np.int64)))
 
     @classmethod
@@ -238,14 +240,14 @@ class GeneratorRanker:
     def _invalid_rate(self, beams: Beams) -> float:
         """Measured on the codes as written, against the items' table and not the trie: 0 by construction."""
         codes = beams.codes[beams.codes[..., 0] >= 0].numpy()
-        sizes = np.array(self.model.codebook_sizes)
-        first, last = (self._sid_keys(np.where(codes >= 0, codes, rest)) for rest in (0, sizes - 1))
-        known = np.searchsorted(self.known_sids, last, side="right") > np.searchsorted(self.known_sids, first)
+        first = self._sid_keys(codes.clip(0))
+        after = first + np.where(codes < 0, self.sid_steps * (self.sid_sizes - 1), 0).sum(1) + 1
+        known = np.searchsorted(self.known_sids, after) > np.searchsorted(self.known_sids, first)
         return float((~known).mean()) if len(codes) else 0.0
 
     def _sid_keys(self, codes: NDArray[np.int64]) -> NDArray[np.int64]:
         """One number (N,) for each row of codes (N, L), in the order of the rows."""
-        return np.asarray(np.ravel_multi_index(tuple(codes.T), self.model.codebook_sizes), dtype=np.int64)
+        return (codes * self.sid_steps).sum(1)
 
 
 def _widened(values: NDArray[Number], width: int, fill: float = -1) -> NDArray[Number]:
