@@ -190,7 +190,7 @@ def measure_reranker(
     for values in (before[0], after[0]):
         order_ndcg, personal, hits, similarity = np.nanmean(values, axis=0)
         checks.append(Validation(hits, order_ndcg, similarity, personal))
-    return after[0] - before[0], after[1] - before[1], checks[1].wins(checks[0], config)
+    return after[0] - before[0], after[1] - before[1], bool(checks[1].wins(checks[0], config))
 
 
 def interval(differences: Sequence[NDArray[np.float64]]) -> list[dict[str, Any]]:
