@@ -19,11 +19,12 @@ SEED = 1
 IMAGE_SIZE = 32
 
 
-def make_models(snapshot: Path, root: Path, *, transformer: bool = False) -> dict[str, Path]:
+def make_models(snapshot: Path, root: Path, *, transformer: bool = False, encoder_layers: int = 1) -> dict[str, Path]:
     """Artifacts by the name of publish's arguments, and `pairs`; the stages before the generator are run.
 
     Args:
         transformer: the image tower is a vision transformer of 16 patches, half of whose attention goes on in it.
+        encoder_layers: of the generator; tokens leave its prompt after the first.
     """
     import torch
 
@@ -57,7 +58,7 @@ def make_models(snapshot: Path, root: Path, *, transformer: bool = False) -> dic
         seed=SEED,
     )
     _write_features(paths)
-    _write_generator(paths)
+    _write_generator(paths, encoder_layers)
     start_artifact(paths["pruning"])
     setting = {"mass": 0.8} | ({"tower_mass": 0.5} if transformer else {})
     write_json(paths["pruning"] / "pruning.json", {"chosen": setting})
@@ -94,7 +95,7 @@ def _write_features(paths: dict[str, Path]) -> None:
     finish_artifact(paths["features"], "features")
 
 
-def _write_generator(paths: dict[str, Path]) -> None:
+def _write_generator(paths: dict[str, Path], encoder_layers: int) -> None:
     import torch
     from support.generators import thumbnails
 
@@ -113,7 +114,7 @@ def _write_generator(paths: dict[str, Path]) -> None:
     torch.manual_seed(SEED)
     config = GeneratorConfig(
         d_model=16,
-        encoder_layers=1,
+        encoder_layers=encoder_layers,
         decoder_layers=1,
         heads=2,
         feedforward=32,

@@ -26,3 +26,16 @@ def test_what_is_dropped_is_merged_by_mass() -> None:
     assert mask.tolist() == [[True, True, True]]
     _, mask = merge_dropped(tokens, mass, torch.ones(1, 4, dtype=torch.bool))
     assert mask.tolist() == [[True] * 4 + [False]]
+
+
+def test_padding_is_neither_kept_nor_merged() -> None:
+    mass = torch.tensor([[0.6, 0.3, 0.1, 0.0], [0.0, 0.0, 0.0, 0.0]])
+    there = mass > 0
+    keep = keep_by_mass(mass, 0.5) & there
+    assert keep.tolist() == [[True, False, False, False], [False] * 4]
+    tokens = torch.arange(16.0).view(2, 4, 2).masked_fill(~there[..., None], torch.nan)
+    merged, mask = merge_dropped(tokens, mass, keep, there)
+    torch.testing.assert_close(merged[0, 1], (3 * tokens[0, 1] + tokens[0, 2]) / 4)
+    assert mask.tolist() == [[True, True], [False, False]]
+    _, mask = merge_dropped(tokens, mass, there, there)
+    assert mask[:, -1].tolist() == [False, False]

@@ -67,6 +67,10 @@ def test_frozen_layers_compute_the_same(masked: bool) -> None:
         mask[:, 0] = True
     x = torch.randn(3, 7, 16)
     torch.testing.assert_close(FrozenEncoderLayer(encoder)(x, mask), encoder(x, mask), atol=1e-5, rtol=1e-5)
+    for reader in (0, 3):
+        there = torch.ones(3, 7, dtype=torch.bool) if mask is None else mask
+        looked = FrozenEncoderLayer(encoder).mass(x, there, reader)
+        torch.testing.assert_close(looked, encoder.mass(x, there, reader), atol=1e-6, rtol=1e-5)
     context = decoder.cross_attention.keys_values(x)
     frozen = FrozenDecoderLayer(decoder)
     read = frozen.read(x, mask)

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from onevision.attention_mass import KeepRule
 from onevision.decoding.guide import Guide
 from onevision.generator.memory import Memory, Past
 from onevision.generator.modelling import Generator
@@ -28,13 +29,14 @@ class Beams(NamedTuple):
     `leaves` (B, W) int64, -1 for none; `scores` (B, W) log-probability of the codes that were written; `codes`
     (B, V, L) as the beams wrote them, -1 for a dead beam and for what was not written because branches were opened
     (where none were, these are the codes of the leaves); `steps` (B,) how many codes a query's beams read in the
-    decoder, which is what they cost.
+    decoder, which is what they cost; `context` (B,) tokens of the context that the last of them attended to.
     """
 
     leaves: Tensor
     scores: Tensor
     codes: Tensor
     steps: Tensor
+    context: Tensor
 
 
 @torch.inference_mode()
@@ -47,6 +49,7 @@ def beam_search(
     guide: Guide | None = None,
     open_below: int | None = None,
     margin: float | None = None,
+    keep: KeepRule | None = None,
 ) -> Beams:
     """The `width` most probable semantic IDs of every query; with a guide those of the largest probability times pull.
 
@@ -60,6 +63,8 @@ def beam_search(
         open_below: a query stops writing when the branches of its beams hold at most so many semantic IDs together.
         margin: before the last code, beams whose log-probability (with the guide) is lower than the best one's by more
             than this are given up.
+        keep: what stays in the context (`Memory.shorten`) after the first code, by the attention that wrote it, mean
+            over layers and heads; a query has one beam then. By default all.
     """
     batch = len(memory.mask)
     rows, steps = torch.arange(batch), torch.zeros(batch, dtype=torch.long)
@@ -73,7 +78,8 @@ def beam_search(
     for level in range(trie.length):
         steps += (nodes >= 0).sum(1)
         children = trie.children(level, nodes.clamp_min(0))
-        log_probability, past = model.step(memory, level, code, rest, past, children.codes)
+        looked: list[Tensor] | None = [] if level == 0 and keep is not None else None
+        log_probability, past = model.step(memory, level, code, rest, past, children.codes, looked)
         closed = ~children.valid | (nodes < 0)[..., None]
         if masks is not None:
             closed |= ~masks[level][children.nodes]
@@ -88,7 +94,7 @@ def beam_search(
         parent = chosen // candidate.shape[2]
         written = torch.cat([_pick(written, parent), code[..., None]], 2)
         if level == trie.length - 1:
-            finished.append((rows, Beams(*_best_first(worth, nodes, scores, written), steps)))
+            finished.append((rows, Beams(*_best_first(worth, nodes, scores, written), steps, memory.mask.sum(1))))
             break
         if margin is not None:
             near = _near(worth, margin)
@@ -109,7 +115,7 @@ def beam_search(
                 branch, log_p, codes = _best_first(*(value[small] for value in (worth, nodes, scores, written)))
                 leaves, found = _open(trie, level, branch, log_p, allowed)
                 codes = F.pad(codes, (0, trie.length - level - 1), value=-1)
-                finished.append((rows[small], Beams(leaves, found, codes, steps[small])))
+                finished.append((rows[small], Beams(leaves, found, codes, steps[small], memory.mask[small].sum(1))))
                 going = torch.nonzero(~small).squeeze(1)
                 if not len(going):
                     break
@@ -117,6 +123,8 @@ def beam_search(
                 rows, steps, nodes, scores, code, written, rest = (
                     value[going] for value in (rows, steps, nodes, scores, code, written, rest)
                 )
+        if looked and keep is not None:
+            memory = memory.shorten(torch.stack(looked).float().mean(0)[rows], keep)
     return _together(finished, batch)
 
 
@@ -170,12 +178,13 @@ def _together(parts: list[tuple[Tensor, Beams]], batch: int) -> Beams:
     shape = (batch, max(beams.leaves.shape[1] for _, beams in parts))
     leaves, scores = torch.full(shape, -1), torch.full(shape, -torch.inf)
     codes = torch.full((batch, max(b.codes.shape[1] for _, b in parts), parts[0][1].codes.shape[2]), -1)
-    steps = torch.zeros(batch, dtype=torch.long)
+    steps, context = torch.zeros(2, batch, dtype=torch.long)
     for rows, beams in parts:
         width, beam_width = beams.leaves.shape[1], beams.codes.shape[1]
         leaves[rows, :width], scores[rows, :width] = beams.leaves, beams.scores
         codes[rows, :beam_width], steps[rows] = beams.codes, beams.steps
-    return Beams(leaves, scores, codes, steps)
+        context[rows] = beams.context
+    return Beams(leaves, scores, codes, steps, context)
 
 
 def best(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -40,7 +40,8 @@ class Ranking:
         scores: (Q, k) float32 log-probability that the item is chosen among those found; without a choice model, of its
             semantic ID.
         leaves: (Q, W) int64 semantic IDs (leaf numbers) in the order of the beams, -1 for a dead beam.
-        kept_tokens: (Q,) image tokens that were read.
+        kept_tokens, history_tokens: (Q,) tokens of the image and of the histories that were read.
+        context_tokens, last_context: (Q,) tokens of the context that the first and the last code attended to.
         steps: (Q,) codes that the beams read in the decoder.
         invalid_rate: share of live beams whose codes begin no semantic ID of the catalogue.
     """
@@ -49,6 +50,9 @@ class Ranking:
     scores: NDArray[np.float32]
     leaves: NDArray[np.int64]
     kept_tokens: NDArray[np.int64]
+    history_tokens: NDArray[np.int64]
+    context_tokens: NDArray[np.int64]
+    last_context: NDArray[np.int64]
     steps: NDArray[np.int64]
     invalid_rate: float
 
@@ -102,9 +106,12 @@ class GeneratorRanker:
         layers = torch.bfloat16 if use_bf16(precision, torch.device("cpu")) else torch.float32
         return cls(Generator.from_pretrained(generator).freeze(layers), catalogue, choice, setting)
 
-    def use_pruning(self, setting: PruningSetting, keep: KeepRule | None = None) -> None:
-        """Search with this setting; `keep` takes the place of its rule for image tokens."""
-        self.keep, self.setting = keep or setting.keep, setting
+    def use_pruning(
+        self, setting: PruningSetting, keep: KeepRule | None = None, keep_later: KeepRule | None = None
+    ) -> None:
+        """Search with this setting; `keep` and `keep_later` take the place of its rules for tokens."""
+        self.keep, self.keep_later = keep or setting.keep, keep_later or setting.keep_later
+        self.setting = setting
 
     def use_choice(self, choice: ChoiceModel | None) -> None:
         """Rank by this choice model; without one, by the log-probability of semantic IDs."""
@@ -135,12 +142,20 @@ class GeneratorRanker:
         for start in tqdm(starts, desc=progress, disable=None if progress else True):
             batch = self._known(queries.take(np.arange(start, min(start + QUERIES_A_BATCH, len(queries)))))
             parts.append(self._rank_batch(batch, beam_width, k, task, allowed, masks))
+        widest = max(p.leaves.shape[1] for p in parts)
+
+        def joined(name: str) -> NDArray[Any]:
+            return np.concatenate([getattr(part, name) for part in parts])
+
         return Ranking(
-            np.concatenate([p.items for p in parts]),
-            np.concatenate([p.scores for p in parts]),
-            np.concatenate([_widened(p.leaves, max(q.leaves.shape[1] for q in parts)) for p in parts]),
-            np.concatenate([p.kept_tokens for p in parts]),
-            np.concatenate([p.steps for p in parts]),
+            joined("items"),
+            joined("scores"),
+            np.concatenate([_widened(p.leaves, widest) for p in parts]),
+            joined("kept_tokens"),
+            joined("history_tokens"),
+            joined("context_tokens"),
+            joined("last_context"),
+            joined("steps"),
             float(np.mean([p.invalid_rate for p in parts])),
         )
 
@@ -172,6 +187,9 @@ class GeneratorRanker:
             _widened(scores.numpy(), k, -np.inf),
             beams.leaves.numpy(),
             memory.kept.numpy(),
+            memory.history.numpy(),
+            memory.mask.sum(1).numpy(),
+            beams.context.numpy(),
             beams.steps.numpy(),
             self._invalid_rate(beams),
         )
@@ -203,10 +221,11 @@ class GeneratorRanker:
             pull, alike = self.choice.pull(shoppers), self.choice.pull_alike()
             guide = Guide(pull, self.node_traits, self.node_looks, alike)
         with fast_matmul():
-            memory = self.model.read(self.prompts.build(queries, task, self.setting.history), self.keep)
-            trie = self.catalogue.trie
-            bound, margin = self.setting.open_below, self.setting.margin
-            return memory, beam_search(self.model, memory, trie, beam_width, masks, guide, bound, margin)
+            setting, trie = self.setting, self.catalogue.trie
+            prompt = self.prompts.build(queries, task, setting.history)
+            memory = self.model.read(prompt, self.keep, setting.prunable)
+            early = (setting.open_below, setting.margin, self.keep_later)
+            return memory, beam_search(self.model, memory, trie, beam_width, masks, guide, *early)
 
     def _masks(self, allowed: NDArray[np.bool_]) -> list[Tensor]:
         """The trie's masks for items (I,): a bucket is open if one of its items is allowed."""

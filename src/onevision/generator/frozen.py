@@ -2,7 +2,8 @@
 
 Queries, keys and values of self-attention come of one product, GELU is part of the product before it, and weights are
 packed (`packing.py`). What beams attend to is fixed while they are written, so that the maps of queries and outputs are
-taken into it once a query. For head h, token c of the context and beam x
+taken into it once a query; where one token's attention is asked for, the map of keys is taken into its query. For head
+h, token c of the context and beam x
 
     q_h k_h / sqrt(e) = (Wq x + bq)_h (Wk c + bk)_h / sqrt(e) = x A_h(c) + a_h(c),      Wo_h v_h = Wo_h (Wv c + bv)_h
 
@@ -10,6 +11,8 @@ with A_h, a_h and Wo_h v_h affine in c: cross-attention is two products and a so
 """
 
 from __future__ import annotations
+
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -72,23 +75,47 @@ class FrozenCrossAttention(nn.Module):
         self.context = PackedLinear(maps[:, :d].contiguous(), maps[:, d].contiguous())
 
     def read(self, context: Tensor, mask: Tensor | None) -> tuple[Tensor, ...]:
-        """Keys A (B, heads S, d), their constants a (B, 1, heads S) and values (B, heads S, d) of a context."""
+        """Keys A (B, heads, S, d), their constants a (B, heads, S) and values (B, heads, S, d) of a context."""
         wide = self.heads * context.shape[-1]
         keys, constant, values = self.context(context).split((wide, self.heads, wide), -1)
         constant = constant.transpose(1, 2)
         if mask is not None:
             constant = constant.masked_fill(~mask[:, None], -torch.inf)
-        return self._rows(keys), constant.flatten(1)[:, None], self._rows(values)
+        return self._rows(keys), constant.contiguous(), self._rows(values)
 
-    def forward(self, x: Tensor, normed: Tensor, context: tuple[Tensor, ...]) -> Tensor:
-        """x (B, W, d) plus what it attends to."""
-        keys, constant, values = context
-        logits = torch.baddbmm(constant, normed, keys.transpose(1, 2))
-        weight = logits.unflatten(-1, (self.heads, -1)).softmax(-1).flatten(-2)
-        return torch.baddbmm(x, weight, values)
+    def forward(
+        self, x: Tensor, normed: Tensor, context: tuple[Tensor, ...], looked: list[Tensor] | None = None
+    ) -> Tensor:
+        """x (B, W, d) plus what it attends to; `looked` as in `DecoderLayer.step`."""
+        keys, constant, values = (part.flatten(1, 2) for part in context)
+        logits = torch.baddbmm(constant[:, None], normed, keys.transpose(1, 2))
+        weight = logits.unflatten(-1, (self.heads, -1)).softmax(-1)
+        if looked is not None:
+            looked.append(weight.mean(2)[:, 0])
+        return torch.baddbmm(x, weight.flatten(-2), values)
 
     def _rows(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2).flatten(1, 2)
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2).contiguous()
+
+
+class FrozenLook(nn.Module):
+    """How much one token attends to all: `Attention.mass` in self-attention, without keys and values of them all."""
+
+    def __init__(self, attention: Attention) -> None:
+        super().__init__()
+        self.heads = attention.heads
+        to_query, bias, to_key = (
+            part.detach().float().unflatten(0, (self.heads, -1))
+            for part in (attention.query.weight, attention.query.bias[:, None], attention.key_value.weight.chunk(2)[0])
+        )
+        to_key = to_key.transpose(1, 2) * to_query.shape[1] ** -0.5
+        weight, constant = ((to_key @ part).flatten(0, 1).to(attention.query.weight.dtype) for part in (to_query, bias))
+        self.query = PackedLinear(weight, constant[:, 0])
+
+    def forward(self, x: Tensor, mask: Tensor, reader: int) -> Tensor:
+        """Attention (B, S) of one token of x (B, S, d), mask (B, S); a bias of keys would be the same for them all."""
+        logits = self.query(x[:, reader]).unflatten(-1, (self.heads, -1)) @ x.transpose(1, 2)
+        return logits.masked_fill(~mask[:, None], -torch.inf).softmax(-1).mean(1)
 
 
 class FrozenFeedForward(nn.Module):
@@ -111,14 +138,18 @@ class FrozenEncoderLayer(nn.Module):
 
     def __init__(self, layer: EncoderLayer) -> None:
         super().__init__()
-        self.mass = layer.mass
         self.norm, self.attention = layer.norm1, FrozenSelfAttention(layer.attention)
+        self.look = FrozenLook(layer.attention)
         self.feedforward = FrozenFeedForward(layer.norm2, layer.feedforward)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """x (B, S, d), mask (B, S) or None where everything may be attended to."""
         x = self.attention(self.norm(x), mask).add_(x)
         return self.feedforward(x).add_(x)
+
+    def mass(self, x: Tensor, mask: Tensor, reader: int) -> Tensor:
+        """As `EncoderLayer.mass`."""
+        return cast(Tensor, self.look(self.norm(x), mask, reader))
 
 
 class FrozenDecoderLayer(nn.Module):
@@ -141,9 +172,10 @@ class FrozenDecoderLayer(nn.Module):
         path: Tensor,
         context: tuple[Tensor, ...],
         mask: Tensor | None,  # noqa: ARG002 - it is part of the context
+        looked: list[Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """As `DecoderLayer.step`."""
         attended, bank = self.self_attention.step(self.norm1(x), bank, path)
         x = attended.add_(x)
-        x = self.cross_attention(x, self.norm2(x), context)
+        x = self.cross_attention(x, self.norm2(x), context, looked)
         return self.feedforward(x).add_(x), bank

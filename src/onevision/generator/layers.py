@@ -43,11 +43,13 @@ class Attention(nn.Module):
                 )
         return self.output(attended.transpose(1, 2).flatten(2))
 
-    def mass(self, x: Tensor, keys_values: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
+    def mass(self, x: Tensor, keys_values: tuple[Tensor, ...], mask: Tensor | None) -> Tensor:
         """Attention weights (B, S) of single queries x (B, 1, d), mean over heads."""
         query = self._split(self.query(x))
         logits = query @ keys_values[0].transpose(-1, -2) * query.shape[-1] ** -0.5
-        return logits.masked_fill(~mask[:, None, None], -torch.inf).softmax(-1).mean(1)[:, 0]
+        if mask is not None:
+            logits = logits.masked_fill(~mask[:, None, None], -torch.inf)
+        return logits.softmax(-1).mean(1)[:, 0]
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(-2, -3)
@@ -104,13 +106,20 @@ class DecoderLayer(nn.Module):
         return self._rest(x + self.dropout(attended), context, mask)
 
     def step(
-        self, x: Tensor, bank: Tensor | None, path: Tensor, context: tuple[Tensor, ...], mask: Tensor | None
+        self,
+        x: Tensor,
+        bank: Tensor | None,
+        path: Tensor,
+        context: tuple[Tensor, ...],
+        mask: Tensor | None,
+        looked: list[Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """One code: x (B, W, d) of W beams, which share the query's context keys and values.
 
         Args:
             bank: (R, 2 d) keys and values of all codes before this one, of all beams, whether they still live or not.
             path: (B, W, l) rows of the new bank that a beam attends to, the last of them its own.
+            looked: takes note of the attention (B, S) that a query's only beam pays to the context, mean over heads.
 
         Returns:
             x, and the bank with B W rows more.
@@ -120,7 +129,10 @@ class DecoderLayer(nn.Module):
         own = attention.key_value(normed).flatten(0, 1)
         bank = own if bank is None else torch.cat([bank, own])
         attended = attention.output(written_attention(attention.query(normed), bank, path, attention.heads))
-        return self._rest(x + attended, context, mask), bank
+        x = x + attended
+        if looked is not None:
+            looked.append(self.cross_attention.mass(self.norm2(x), context, mask))
+        return self._rest(x, context, mask), bank
 
     def _rest(self, x: Tensor, context: tuple[Tensor, ...], mask: Tensor | None) -> Tensor:
         x = x + self.dropout(self.cross_attention(self.norm2(x), context, mask))

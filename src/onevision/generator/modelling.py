@@ -34,7 +34,7 @@ from onevision.generator.configuration import GeneratorConfig
 from onevision.generator.dropout import Dropout
 from onevision.generator.frozen import FrozenDecoderLayer, FrozenEncoderLayer
 from onevision.generator.layers import DecoderLayer, EncoderLayer, unless_full
-from onevision.generator.memory import Memory, Past
+from onevision.generator.memory import Memory, Past, Prunable, splice
 from onevision.generator.prompts import LONG_TOKENS, Prompt, Task
 from onevision.packing import PackedLinear
 from onevision.precision import in_float32
@@ -152,30 +152,33 @@ class Generator(nn.Module):
 
     # --- Encoder
 
-    def read(self, prompt: Prompt, pruning: KeepRule | None = None) -> Memory:
-        """Encode prompts; with `pruning`, image tokens leave the sequence after the first layer."""
+    def read(self, prompt: Prompt, pruning: KeepRule | None = None, prunable: Prunable = "image") -> Memory:
+        """Encode prompts; with `pruning`, tokens of what is prunable leave the sequence after the first layer."""
         front, patches, back, back_mask = self._embed(prompt)
         front_mask = torch.ones(front.shape[:2], dtype=torch.bool, device=front.device)
         patch_mask = torch.ones(patches.shape[:2], dtype=torch.bool, device=front.device)
-        first, count = front.shape[1], patches.shape[1]
+        first = front.shape[1]
+        last = first + patches.shape[1]
         x = self.dropout(torch.cat([front, patches, back], 1)).to(self.encoder_norm.weight.dtype)
         mask = torch.cat([front_mask, patch_mask, back_mask], 1)
-        kept = torch.full((len(prompt),), count, device=front.device)
+        columns = mask.shape[1]
+        span = {"image": slice(first, last), "history": slice(last, columns), "both": slice(first, columns)}[prunable]
+        stay = mask
         attended = unless_full(mask)
         for number, layer in enumerate(cast(list[EncoderLayer], self.encoder)):
-            if number == 1 and pruning is not None and count:
-                span = slice(first, first + count)
-                mass = layer.mass(x, mask, reader=0)[:, span].float()
-                keep = pruning(mass)
-                kept = keep.sum(1)
-                tokens, token_mask = merge_dropped(x[:, span].float(), mass, keep)
-                x = torch.cat([x[:, :first], tokens.to(x.dtype), x[:, first + count :]], 1)
-                mask = torch.cat([front_mask, token_mask, back_mask], 1)
+            if number == 1 and pruning is not None and span.start < span.stop:
+                mass, there = layer.mass(x, mask, reader=0)[:, span].float(), mask[:, span]
+                keep = pruning(mass) & there
+                stay = splice(mask, span, keep)
+                tokens, token_mask = merge_dropped(x[:, span].float(), mass, keep, there)
+                x, mask = splice(x, span, tokens.to(x.dtype)), splice(mask, span, token_mask)
+                span = slice(span.start, span.start + tokens.shape[1])
                 attended = unless_full(mask)
             x = layer(x, attended)
         x = self.encoder_norm(x)
         keys_values = [layer.read(x, attended) for layer in cast(list[DecoderLayer], self.decoder)]
-        return Memory(keys_values, mask, prompt.embedding, kept, self.category_head(x[:, 0].float()))
+        kept, history = stay[:, first:last].sum(1), stay[:, last:].sum(1)
+        return Memory(keys_values, mask, prompt.embedding, kept, history, self.category_head(x[:, 0].float()), span)
 
     def _embed(self, prompt: Prompt) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         kind = self.kind.weight
@@ -274,7 +277,14 @@ class Generator(nn.Module):
         return rests
 
     def step(
-        self, memory: Memory, level: int, code: Tensor | None, rest: Tensor, past: Past | None, children: Tensor
+        self,
+        memory: Memory,
+        level: int,
+        code: Tensor | None,
+        rest: Tensor,
+        past: Past | None,
+        children: Tensor,
+        looked: list[Tensor] | None = None,
     ) -> tuple[Tensor, Past]:
         """One step for W beams a query.
 
@@ -283,6 +293,7 @@ class Generator(nn.Module):
             rest: (B, W, d), what is left to explain after it.
             past: what these beams have written before.
             children: (B, W, C) codes that may come next; their probabilities are shares of all codes of the level.
+            looked: at level 0, takes note of the attention (B, S) on the context, of each layer.
 
         Returns:
             log-probabilities (B, W, C) float32 of the children, and the new past.
@@ -296,7 +307,7 @@ class Generator(nn.Module):
         banks, mask = [], unless_full(memory.mask)
         for number, layer in enumerate(cast(list[DecoderLayer], self.decoder)):
             before = None if past is None else past.banks[number]
-            x, bank = layer.step(x, before, path, memory.keys_values[number], mask)
+            x, bank = layer.step(x, before, path, memory.keys_values[number], mask, looked)
             banks.append(bank)
         return self._score(self.decoder_norm(x).float(), rest, level, children), Past(banks, path)
 

@@ -1,9 +1,9 @@
-"""What a search may leave out: further looks at a clear photo, patches and image tokens that are not looked at, and
-codes that decide nothing any more.
+"""What a search may leave out: further looks at a clear photo, patches and tokens that are not looked at, and codes
+that decide nothing any more.
 
-Patches inside the image tower (`encoder.patch_pruning`) and image tokens after the first layer of the generator's
-encoder are pruned by attention mass: keep what is looked at, merge the rest into one. Beams stop writing where their
-branches hold few items already (`decoding.beam`).
+Patches inside the image tower (`encoder.patch_pruning`), tokens of the prompt after the first layer of the generator's
+encoder, and once more after the first code that its decoder writes, are pruned by attention mass: keep what is looked
+at, merge the rest into one. Beams stop writing where their branches hold few items already (`decoding.beam`).
 """
 
 from __future__ import annotations
@@ -13,21 +13,25 @@ from pydantic import Field
 from onevision.attention_mass import KeepRule, keep_by_mass
 from onevision.config import Section
 from onevision.encoder.patch_pruning import PatchRule
+from onevision.generator.memory import Prunable
 
 
 class PruningSetting(Section):
     """What is served with less work.
 
-    `mass`: share of the attention on image tokens that must be kept, 1 for all tokens; `min_tokens`, `max_tokens`:
-    bounds of their count; `open_below`: a query stops writing when the branches of its beams hold at most so many
-    semantic IDs, None for never; `margin`: beams that are behind their query's best by more nats are given up, None for
-    none; `history`: newest items of each history that the prompt holds, None for as many as the model reads;
-    `tower_mass`: share of the attention on patches that must be kept inside the image tower, 1 for all patches;
-    `tower_depth`: share of its layers that all patches go through; `second_look_below`: photos are looked at further if
-    their first look is less alike to the nearest item of its first code (`pruning.nearby`), None for always.
+    `prunable`: tokens of the prompt that may leave; `mass`: share of the task token's attention on these that must be
+    kept, 1 for all tokens; `decoder_mass`: the same of the attention that writes the first code, for the codes after
+    it; `min_tokens`, `max_tokens`: bounds of their count; `open_below`: a query stops writing when the branches of its
+    beams hold at most so many semantic IDs, None for never; `margin`: beams that are behind their query's best by more
+    nats are given up, None for none; `history`: newest items of each history that the prompt holds, None for as many as
+    the model reads; `tower_mass`: share of the attention on patches that must be kept inside the image tower, 1 for all
+    patches; `tower_depth`: share of its layers that all patches go through; `second_look_below`: photos are looked at
+    further if their first look is less alike to the nearest item of its first code (`pruning.nearby`), None for always.
     """
 
+    prunable: Prunable = "image"
     mass: float = Field(1.0, gt=0, le=1)
+    decoder_mass: float = Field(1.0, gt=0, le=1)
     min_tokens: int = Field(2, ge=1)
     max_tokens: int = Field(64, ge=1)
     open_below: int | None = Field(None, ge=1)
@@ -39,10 +43,23 @@ class PruningSetting(Section):
 
     @property
     def keep(self) -> KeepRule | None:
-        """The rule for image tokens; None where all are read."""
-        if self.mass == 1:
+        """The rule for tokens of the prompt; None where all are read."""
+        return self._keep(self.mass)
+
+    @property
+    def keep_later(self) -> KeepRule | None:
+        """The rule for them after the first code; None where all stay."""
+        return self._keep(self.decoder_mass)
+
+    def _keep(self, share: float) -> KeepRule | None:
+        if share == 1:
             return None
-        return lambda mass: keep_by_mass(mass, self.mass, self.min_tokens, self.max_tokens)
+        return lambda mass: keep_by_mass(mass, share, self.min_tokens, self.max_tokens)
+
+    @property
+    def prunes_history(self) -> bool:
+        """Whether tokens of the histories leave by their mass."""
+        return self.mass < 1 and self.prunable != "image"
 
     @property
     def patches(self) -> PatchRule | None:

@@ -19,7 +19,7 @@ from onevision.features.queries import QuerySet
 from onevision.generator.prompts import without_shopper
 from onevision.generator.token_pruning import PruningSetting
 from onevision.metrics.ranking import hit_rate
-from onevision.pruning.canary import CODES_READ, KEPT_TOKENS, LOOKS, PATCHES
+from onevision.pruning.canary import CODES_READ, HISTORY_TOKENS, KEPT_TOKENS, LAST_CONTEXT, LOOKS, PATCHES, counts_of
 from onevision.pruning.config import PruningConfig
 from onevision.pruning.cost import look_flops, query_flops
 from onevision.pruning.photos import Photos
@@ -53,7 +53,7 @@ class Sweep:
         self.relevant, self.department = relevant, department
         self.baseline: NDArray[np.float64] | None = None
         self.counted: dict[str, dict[str, NDArray[Any]]] = {}
-        """Of every setting by name, (Q,): image tokens kept, codes read, and looks and patches where some are not."""
+        """Of every setting by name, (Q,): image tokens kept, codes read, and what else it leaves some of out."""
 
     def measure(
         self,
@@ -61,16 +61,17 @@ class Sweep:
         family: str,
         setting: PruningSetting,
         keep: KeepRule | None = None,
+        keep_later: KeepRule | None = None,
         patches: PatchRule | None = None,
         again: NDArray[np.bool_] | None = None,
     ) -> Point:
         """Hit rates and counted cost of a setting; the first call sets the baseline that losses are counted from.
 
         Args:
-            keep, patches: a control's rules for image tokens and patches, in place of the setting's.
+            keep, keep_later, patches: a control's rules for tokens and patches, in place of the setting's.
             again: (Q,) a control's choice of the photos that are looked at further, in place of the setting's.
         """
-        self.ranker.use_pruning(setting, keep)
+        self.ranker.use_pruning(setting, keep, keep_later)
         queries, looks, kept_patches = self._look(setting, patches, again)
         ranking = self.ranker.rank(queries, BEAMS, 50, progress=f"prune {name}")
         hits = hit_rate(ranking.items, self.relevant, 10)
@@ -79,14 +80,20 @@ class Sweep:
         loss = self.baseline - hits
         by_department = [loss[self.department == d].mean() for d in sorted(set(self.department))]
         config = self.ranker.model.config
-        self.counted[name] = {KEPT_TOKENS: ranking.kept_tokens, CODES_READ: ranking.steps}
+        counts = counts_of(ranking)
+        used = {KEPT_TOKENS: True, CODES_READ: True, HISTORY_TOKENS: setting.prunes_history}
+        used[LAST_CONTEXT] = setting.decoder_mass < 1
+        self.counted[name] = {count: counts[count] for count, wanted in used.items() if wanted}
         if setting.second_look_below is not None:
             self.counted[name][LOOKS] = looks
         if kept_patches is not None:
             self.counted[name][PATCHES] = kept_patches
         kept = float(ranking.kept_tokens.mean())
+        history = float(ranking.history_tokens.mean())
         steps = float(ranking.steps.mean())
-        flops = query_flops(config, kept, self._history(setting), steps)
+        left, more = ranking.context_tokens - ranking.last_context, ranking.steps - 1
+        spared = float((left * more).mean())
+        flops = query_flops(config, kept, float(self.histories(setting).mean()), steps, history, spared)
         if self.ranker.choice:
             flops += self.ranker.choice.flops(float((ranking.leaves >= 0).sum(1).mean()))
         return Point(
@@ -101,6 +108,8 @@ class Sweep:
             steps,
             flops / 1e6,
             self._tower(setting, patches or setting.patches, looks, kept_patches),
+            history,
+            float(left[more > 0].mean()) if more.any() else 0.0,
         )
 
     def time(self, point: Point, count: int) -> None:
@@ -171,10 +180,10 @@ class Sweep:
     def _look_flops(self) -> float:
         return look_flops(self.photos.encoder.encoder)
 
-    def _history(self, setting: PruningSetting) -> float:
-        """Mean tokens of the recent histories and of the long one in a prompt."""
+    def histories(self, setting: PruningSetting) -> NDArray[np.int64]:
+        """Tokens (Q,) of the recent histories and of the long one in a prompt."""
         queries = self.queries if self.ranker.model.config.shopper else without_shopper(self.queries)
-        return float(self.ranker.prompts.build(queries, history=setting.history).lengths().double().mean())
+        return self.ranker.prompts.build(queries, history=setting.history).lengths().numpy()
 
 
 def choose(baseline: Point, points: list[Point], config: PruningConfig) -> Point | None:

@@ -1,7 +1,8 @@
 """Whether pruning does to the first searches of a loaded bundle what it did when it was calibrated.
 
 Calibration remembers between which bounds the means of so many searches lay, of image tokens that were kept, of codes
-that the beams read, of looks at a photo, and of patches that stayed in the image tower. A server whose first searches
+that the beams read, and where a setting leaves these out of tokens of the histories, of those that the last code
+attends to, of looks at a photo, and of patches that stayed in the image tower. A server whose first searches
 lie elsewhere sees other photos, shoppers or items than the setting was chosen for: it says so loudly, and searches in
 full from then on. Photos that warm a server up are no searches.
 """
@@ -16,12 +17,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onevision.artifacts import read_json
+from onevision.decoding.ranker import Ranking
 
 SEARCHES = 50
 """Searches that are watched."""
 WINDOWS = 2000
 KEPT_TOKENS, CODES_READ = "image tokens", "codes read by beams"
+HISTORY_TOKENS, LAST_CONTEXT = "history tokens", "tokens that the last code attends to"
 LOOKS, PATCHES = "looks at a photo", "patches in the tower"
+
+
+def counts_of(ranking: Ranking) -> dict[str, NDArray[np.int64]]:
+    """What a search for each of Q queries took, (Q,)."""
+    return {
+        KEPT_TOKENS: ranking.kept_tokens,
+        HISTORY_TOKENS: ranking.history_tokens,
+        LAST_CONTEXT: ranking.last_context,
+        CODES_READ: ranking.steps,
+    }
 
 
 @dataclass(frozen=True)

@@ -16,14 +16,23 @@ class PruningConfig(Section):
     further looks at a photo, and patches."""
 
     open_below: tuple[int, ...] = Field(
-        (200, 400, 800), description="semantic IDs that branches may hold when beams are opened, swept"
+        (400, 800), description="semantic IDs that branches may hold when beams are opened, swept"
     )
     margins: tuple[float, ...] = Field(
-        (6.0, 8.0, 10.0),
+        (8.0, 12.0, 16.0, 20.0),
         description="nats behind the best beam at which beams are given up, swept alone and with those",
     )
     history: tuple[int, ...] = Field((3,), description="newest items of each history in the prompt, swept")
-    masses: tuple[float, ...] = Field((0.5, 0.7, 0.9), min_length=1, description="attention mass kept, swept")
+    masses: tuple[float, ...] = Field(
+        (0.5, 0.7, 0.9), min_length=1, description="attention mass of image tokens kept, swept"
+    )
+    history_masses: tuple[Share, ...] = Field((), description="attention mass of the histories' tokens kept, swept")
+    shared_masses: tuple[Share, ...] = Field(
+        (), description="attention mass of image and histories kept, as of one set of tokens, swept"
+    )
+    decoder_masses: tuple[Share, ...] = Field(
+        (), description="mass of the attention that writes the first code, of image tokens that the others read, swept"
+    )
     min_tokens: int = Field(2, ge=1)
     second_looks: tuple[Share, ...] = Field(
         (),

@@ -10,28 +10,40 @@ from onevision.generator.configuration import GeneratorConfig
 FRONT_TOKENS = 5
 
 
-def query_flops(config: GeneratorConfig, kept_tokens: float, history_tokens: float, steps: float) -> float:
+def query_flops(
+    config: GeneratorConfig,
+    kept_tokens: float,
+    history_tokens: float,
+    steps: float,
+    kept_history: float | None = None,
+    spared: float = 0.0,
+) -> float:
     """FLOPs (2 a multiply-add) of one query: prompt, encoder and beams; neither the image tower nor the choice among
     what was found (`ChoiceModel.flops`) is in it.
 
     Args:
-        kept_tokens: image tokens after the first encoder layer; a merged token joins them if any was dropped.
-        history_tokens: tokens of history and long history.
+        kept_tokens: image tokens after the first encoder layer; a merged token joins them if any was dropped, of these
+            or of the histories.
+        history_tokens: tokens of history and long history; kept_history: those after the first encoder layer, by
+            default all.
         steps: codes that the beams read in the decoder, over all levels (`Beams.steps`).
+        spared: tokens of the context that these codes did not attend to any more, summed over codes.
     """
     d, hidden = config.d_model, config.feedforward
-    dropped = kept_tokens < config.image_tokens
+    kept_history = history_tokens if kept_history is None else kept_history
+    dropped = kept_tokens < config.image_tokens or kept_history < history_tokens
     full = FRONT_TOKENS + config.image_tokens + history_tokens
-    short = FRONT_TOKENS + kept_tokens + dropped + history_tokens
+    short = FRONT_TOKENS + kept_tokens + dropped + kept_history
 
     def layer(tokens: float) -> float:
         return tokens * (4 * d * d + 2 * d * hidden) + 2 * tokens * tokens * d
 
     embed = config.image_tokens * config.token_dim * d
-    encoder = layer(full) + (config.encoder_layers - 1) * layer(short)
+    look = config.heads * d * (d + full) if dropped else 0  # what says which tokens are dropped
+    encoder = layer(full) + look + (config.encoder_layers - 1) * layer(short)
     context = config.decoder_layers * short * 2 * d * d
     code = config.decoder_layers * (6 * d * d + 2 * d * hidden + 2 * short * d)
-    return 2.0 * (embed + encoder + context + steps * code)
+    return 2.0 * (embed + encoder + context + steps * code - config.decoder_layers * 2 * d * spared)
 
 
 def look_flops(encoder: Encoder) -> float:

@@ -55,6 +55,8 @@ class Timing:
 class Point:
     """One setting on the curve; hit rates are shares of the calibration queries. A control has a rule of its own.
 
+    `kept_mean` image tokens and `history_mean` tokens of the histories go on after the encoder's first layer, and
+    `spared_mean` tokens of the context are left out by a code after the first, mean over queries that write one.
     `mflops` are those of generator and choice. Of settings that were timed, `prompt_to_items` is what these take, and
     `photo_to_items` a whole search once the photo is decoded: pixels, embedding, prompt, items.
     """
@@ -70,6 +72,8 @@ class Point:
     steps_mean: float
     mflops: float
     tower: TowerCost
+    history_mean: float = 0.0
+    spared_mean: float = 0.0
     prompt_to_items: Timing | None = None
     photo_to_items: Timing | None = None
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 
 from onevision.artifacts import finish_artifact, open_artifact, require_same_generation, start_artifact, write_json
-from onevision.attention_mass import KeepRule
 from onevision.data.snapshot import Snapshot
 from onevision.decoding.ranker import GeneratorRanker, read_setting
 from onevision.encoder.model import Encoder
@@ -21,10 +20,17 @@ from onevision.generator.token_pruning import PruningSetting
 from onevision.pruning.calibration import BEAMS, ONE_LOOK, Sweep, beats_controls, choose
 from onevision.pruning.canary import LOOKS, Seen
 from onevision.pruning.config import PruningConfig
-from onevision.pruning.controls import centre_crop, random_k, top_k
+from onevision.pruning.controls import of_size, prompt_controls
 from onevision.pruning.photos import PhotoEncoder, Photos
 from onevision.pruning.point import Point
-from onevision.pruning.strategies import BEAM_STRATEGIES, PROMPT_STRATEGIES, TOWER_STRATEGIES, Strategy, second_look
+from onevision.pruning.strategies import (
+    BEAM_STRATEGIES,
+    MASS_STRATEGIES,
+    PROMPT_STRATEGIES,
+    TOWER_STRATEGIES,
+    Strategy,
+    second_look,
+)
 from onevision.pruning.summary import Found, summarize
 from onevision.report import StageReport
 
@@ -97,19 +103,22 @@ def _swept(sweep: Sweep, baseline: Point, config: PruningConfig, seed: int) -> F
     beams = _measured(sweep, BEAM_STRATEGIES, config, baseline.setting)
     base = choose(baseline, beams, config) or baseline
     points = _measured(sweep, PROMPT_STRATEGIES, config, base.setting)
-    chosen = choose(baseline, [*beams, *points], config)
-    masses = [p for p in points if p.setting.mass < 1]
-    # Controls stand at the size of the chosen setting, or of the middle of the sweep where it reads all tokens.
-    size = max(1, round((chosen if chosen in masses else masses[len(masses) // 2]).kept_mean))
-    controls = [
-        sweep.measure(f"{name}-{size}", "control", base.setting, rule) for name, rule in _rules(size, seed).items()
-    ]
-    attention = chosen if chosen in masses else None
-    if attention and not beats_controls(attention, controls):
-        warning = f"at {size} tokens attention mass is no better than a control, so all image tokens are read"
-        simpler = choose(baseline, [*beams, *(p for p in points if p not in masses)], config)
-        return Found(simpler, [*beams, *points], controls, [warning])
-    return Found(chosen, [*beams, *points], controls)
+    found = Found(None, [*beams, *points])
+    allowed = list(found.points)
+    families = {family: [p for p in points if p.family == family] for family in MASS_STRATEGIES}
+    while (chosen := choose(baseline, allowed, config)) and chosen.family in families:
+        swept = families.pop(chosen.family)
+        controls = prompt_controls(sweep, chosen, base.setting, seed)
+        found.controls += controls
+        if beats_controls(chosen, controls):
+            break
+        found.warnings.append(f"{chosen.name} is no better than a control of the same mean size, so it is not taken")
+        allowed = [p for p in allowed if p not in swept]
+    for swept in families.values():  # of what is not chosen, controls stand beside the middle of the sweep
+        if swept:
+            found.controls += prompt_controls(sweep, swept[len(swept) // 2], base.setting, seed)
+    found.chosen = chosen
+    return found
 
 
 def _sweep_looks(sweep: Sweep, baseline: Point, found: Found, config: PruningConfig, seed: int) -> None:
@@ -138,7 +147,7 @@ def _sweep_patches(sweep: Sweep, baseline: Point, found: Found, config: PruningC
         sweep.measure(
             f"{name}-{size} patches", "control", base.setting, patches=PatchRule(rule, beside.setting.tower_depth)
         )
-        for name, rule in _rules(size, seed).items()
+        for name, rule in of_size(size, seed).items()
     ]
     warning = f"at {size} patches attention mass is no better than a control, so all patches go through the image tower"
     _take(found, chosen, points, controls, warning)
@@ -172,8 +181,3 @@ def _measured(
         for family, strategy in strategies.items()
         for name, setting in strategy(config, base)
     ]
-
-
-def _rules(size: int, seed: int) -> dict[str, KeepRule]:
-    """The controls that keep so many tokens or patches of every picture."""
-    return {"top": top_k(size), "random": random_k(size, seed), "centre": centre_crop(size)}

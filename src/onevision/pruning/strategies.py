@@ -40,8 +40,29 @@ def history_tokens(config: PruningConfig, base: PruningSetting) -> list[tuple[st
 
 def attention_mass(config: PruningConfig, base: PruningSetting) -> list[tuple[str, PruningSetting]]:
     """Image tokens that are not looked at are merged into one."""
+    return _kept("mass", config.masses, config, base)
+
+
+def history_mass(config: PruningConfig, base: PruningSetting) -> list[tuple[str, PruningSetting]]:
+    """So are tokens of the histories."""
+    return _kept("history mass", config.history_masses, config, base.model_copy(update={"prunable": "history"}))
+
+
+def shared_mass(config: PruningConfig, base: PruningSetting) -> list[tuple[str, PruningSetting]]:
+    """So are tokens of both, whichever are looked at less."""
+    return _kept("shared mass", config.shared_masses, config, base.model_copy(update={"prunable": "both"}))
+
+
+def decoder_mass(config: PruningConfig, base: PruningSetting) -> list[tuple[str, PruningSetting]]:
+    """Image tokens that the first code is written without are merged into one for the codes after it."""
+    return _kept("decoder mass", config.decoder_masses, config, base, share="decoder_mass")
+
+
+def _kept(
+    name: str, masses: tuple[float, ...], config: PruningConfig, base: PruningSetting, share: str = "mass"
+) -> list[tuple[str, PruningSetting]]:
     changes = {"min_tokens": config.min_tokens}
-    return [(f"mass {m:g}", base.model_copy(update={"mass": m} | changes)) for m in sorted(config.masses)]
+    return [(f"{name} {m:g}", base.model_copy(update={share: m} | changes)) for m in sorted(masses)]
 
 
 def second_look(similarity: NDArray[np.float32]) -> Strategy:
@@ -76,7 +97,13 @@ BEAM_STRATEGIES: dict[str, Strategy] = {
     "margin and opening": margin_and_opening,
 }
 """What beams cost is most of it: these are measured first."""
-PROMPT_STRATEGIES: dict[str, Strategy] = {"history tokens": history_tokens, "attention mass": attention_mass}
-"""Measured on top of the cheapest of those within the budget."""
+MASS_STRATEGIES: dict[str, Strategy] = {
+    "attention mass": attention_mass,
+    "history mass": history_mass,
+    "shared mass": shared_mass,
+    "decoder mass": decoder_mass,
+}
+PROMPT_STRATEGIES: dict[str, Strategy] = {"history tokens": history_tokens} | MASS_STRATEGIES
+"""Measured on top of the cheapest of those within the budget, side by side; those by attention mass with controls."""
 TOWER_STRATEGIES: dict[str, Strategy] = {"tower patches": tower_patches}
 """Measured on top of what was found so far, for an encoder whose tower patches can leave."""

@@ -52,7 +52,8 @@ def summarize(baseline: Point, found: Found, queries: int, config: PruningConfig
 
 
 def _settings(points: list[Point]) -> ReportTable:
-    columns = ["setting", "HR@10", "HR@50", "worst department", "tokens", "tokens p95", "steps", "MFLOPs"]
+    columns = ["setting", "HR@10", "HR@50", "worst department", "tokens", "tokens p95", "history tokens"]
+    columns += ["left out later", "steps", "MFLOPs"]
     columns += ["looks", "tower MFLOPs", "all MFLOPs"]
     patches = points[0].tower.patches_mean is not None
     columns += ["patches", "patches p95"] if patches else []
@@ -60,7 +61,7 @@ def _settings(points: list[Point]) -> ReportTable:
         [
             p.name,
             *(round(v, 4) for v in (p.hr10, p.hr50, p.worst_department_loss)),
-            *(round(v, 1) for v in (p.kept_mean, p.kept_p95, p.steps_mean, p.mflops)),
+            *(round(v, 1) for v in (p.kept_mean, p.kept_p95, p.history_mean, p.spared_mean, p.steps_mean, p.mflops)),
             round(p.tower.looks_mean, 2),
             *(round(v, 1) for v in (p.tower.mflops, p.cost)),
             *(round(v or 0, 1) for v in (p.tower.patches_mean, p.tower.patches_p95) if patches),

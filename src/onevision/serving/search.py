@@ -32,7 +32,7 @@ from onevision.generator.token_pruning import PruningSetting
 from onevision.precision import Precision
 from onevision.preference.reward import WEIGHTS as REWARD
 from onevision.preference.reward import RewardModel, click_probabilities
-from onevision.pruning.canary import CODES_READ, KEPT_TOKENS, LOOKS, PATCHES, Canary, Seen
+from onevision.pruning.canary import LOOKS, PATCHES, Canary, Seen, counts_of
 from onevision.pruning.photos import PhotoEncoder
 from onevision.publishing.bundle import CATALOGUE, open_bundle
 from onevision.serving.answers import Answer, Hit
@@ -236,8 +236,7 @@ class Searcher:
 
     def _watch(self, ranking: Ranking, photos: SeenPhotos) -> None:
         """Search in full from now on if pruning does not do what it was calibrated to do."""
-        counted: dict[str, NDArray[Any]] = {KEPT_TOKENS: ranking.kept_tokens, CODES_READ: ranking.steps}
-        counted[LOOKS] = photos.looks
+        counted: dict[str, NDArray[Any]] = counts_of(ranking) | {LOOKS: photos.looks}
         if photos.patches is not None:
             counted[PATCHES] = photos.patches
         wrong = self._canary.watch(counted) if self._canary else None

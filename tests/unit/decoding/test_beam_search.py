@@ -53,10 +53,7 @@ def test_a_narrow_beam_equals_a_reference_search_in_plain_python() -> None:
             candidates = []
             for score, prefix in live:
                 target = torch.tensor([[*prefix, *[0] * (len(sids[0]) - level)]])
-                one = type(memory)(
-                    [(k[q : q + 1], v[q : q + 1]) for k, v in memory.keys_values],
-                    *(getattr(memory, n)[q : q + 1] for n in ("mask", "point", "kept", "category_logits")),
-                )
+                one = memory.take(torch.tensor([q]))
                 with torch.inference_mode():
                     log_p = model.next_codes(one, target)[level][0]
                 allowed = {s[level] for s in sids if s[:level] == prefix}

@@ -101,4 +101,4 @@ def test_a_control_that_is_as_good_overrules_attention(worse: bool) -> None:
     assert found.chosen is not None
     assert found.chosen.setting.mass == (0.5 if worse else 1.0)
     assert (found.chosen.name == "history 3") is not worse
-    assert any("all image tokens are read" in warning for warning in found.warnings) is not worse
+    assert any("mass 0.5 is no better than a control" in warning for warning in found.warnings) is not worse
