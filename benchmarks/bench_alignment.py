@@ -4,8 +4,8 @@ python benchmarks/bench_alignment.py runs/latest [more runs, such as other seeds
 
 What the parent's beams find is found once; objectives reorder it. Every objective is trained from the reference that
 the run's `align-preferences` stored, with the defaults of its recipe section but for what its name says; its checkpoint
-is chosen by order-weighted NDCG@10 on validation searches, and differences are paired over test searches. "kept" tells
-what the stage's gate would have said.
+is chosen by order-weighted NDCG@10 on validation searches, and differences are paired over test searches. The reranker
+stands on the parent. "kept" tells what the stage's gate would have said.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from onevision.decoding.ranker import GeneratorRanker
 from onevision.features.queries import QuerySet
@@ -34,6 +35,7 @@ from onevision.preference.config import PreferenceConfig
 from onevision.preference.levels import gains_of
 from onevision.preference.lists import build_lists
 from onevision.preference.reference import Reference
+from onevision.preference.reranking import fit_on_both
 from onevision.preference.slates import Slates, make_slates
 from onevision.preference.training import align
 from onevision.semantic_ids.catalogue import Catalogue
@@ -58,6 +60,8 @@ VARIANTS: dict[str, dict[str, object]] = {
 CEILING = "rank_grpo, trained and chosen on the test searches"
 """What is left to gain for the weights that alignment moves: no result, since it has seen the answers."""
 VARIANTS[CEILING] = GRPO | NO_GUARDS | NO_ANCHOR | {"beta": 0.05}
+RERANKER, RERANKER_CEILING = "reranker", "reranker, the last passes on the test searches"
+VARIANTS |= {RERANKER: {}, RERANKER_CEILING: {}}
 METRICS = ("order_ndcg@10", "personal_hr@10", "hr@10", "similarity")
 
 
@@ -70,10 +74,14 @@ class Searches:
     reference: Reference
 
     def values(self, choice: ChoiceModel, catalogue: Catalogue) -> NDArray[np.float64]:
-        """(Q, 4) of METRICS, of searches with a click on a known item; personal HR is not a number where the search is
-        not personal."""
+        """What a choice model's scores are worth (`values_of`)."""
         with torch.no_grad():
-            order = self.slates.scores(choice).argsort(dim=1, descending=True, stable=True)[:, :10]
+            return self.values_of(self.slates.scores(choice), catalogue)
+
+    def values_of(self, scores: Tensor, catalogue: Catalogue) -> NDArray[np.float64]:
+        """(Q, 4) of METRICS by scores (Q, C), of searches with a click on a known item; personal HR is not a number
+        where the search is not personal."""
+        order = scores.argsort(dim=1, descending=True, stable=True)[:, :10]
         items = self.slates.items.gather(1, order).numpy()
         number = catalogue.numbers()
         levels = [
@@ -117,8 +125,12 @@ def load_queries(run: Path, split: str, limit: int | None = None) -> QuerySet:
     return QuerySet.load(*parts, split=split, limit=limit, clicked_only=False)
 
 
-def measure(run: Path, seed: int) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64], bool]]:
-    """By variant: what it gains on validation and on test searches (Q, 4), and whether the gate would keep it."""
+Gains = tuple[NDArray[np.float64], NDArray[np.float64], bool]
+"""What a variant gains on validation and on test searches (Q, 4), and whether the gate would keep it."""
+
+
+def measure(run: Path, seed: int, variants: Sequence[str]) -> dict[str, Gains]:
+    """By variant."""
     catalogue, parent_path = Catalogue.open(run / "semantic_ids"), run / "generator_sft"
     parent = ChoiceModel.from_pretrained(parent_path, catalogue)
     ranker = GeneratorRanker(Generator.from_pretrained(parent_path).freeze(), catalogue, parent)
@@ -127,8 +139,13 @@ def measure(run: Path, seed: int) -> dict[str, tuple[NDArray[np.float64], NDArra
     held_out, test = (held_out_searches(run, ranker, parent, split) for split in ("validation", "test"))
     before = held_out.values(parent, catalogue), test.values(parent, catalogue)
     out = {}
-    for name, changes in VARIANTS.items():
-        config = PreferenceConfig(**changes)
+    for name in variants:
+        if name in (RERANKER, RERANKER_CEILING):
+            learnt = held_out if name == RERANKER else test
+            out[name] = measure_reranker(parent, catalogue, train, learnt, (held_out, test), before, seed)
+            print(f"{run.name}: {name}: {np.nanmean(out[name][1], axis=0).round(4)}", flush=True)
+            continue
+        config = PreferenceConfig(**VARIANTS[name])
         learnt, judged = (test, test) if name == CEILING else (train, held_out)
         choice = ChoiceModel.from_pretrained(parent_path, catalogue)
         checkpoints: list[tuple[float, dict[str, torch.Tensor]]] = []
@@ -151,6 +168,31 @@ def measure(run: Path, seed: int) -> dict[str, tuple[NDArray[np.float64], NDArra
     return out
 
 
+def measure_reranker(
+    parent: ChoiceModel,
+    catalogue: Catalogue,
+    train: Searches,
+    learnt: Searches,
+    judged: tuple[Searches, Searches],
+    before: tuple[NDArray[np.float64], NDArray[np.float64]],
+    seed: int,
+) -> Gains:
+    """A reranker on top of the parent; of the searches that it learnt from, validation ones are cross-fitted."""
+    config = PreferenceConfig()
+    both = (train.queries, train.slates), (learnt.queries, learnt.slates)
+    fitted = fit_on_both(parent, *both, catalogue, config, seed)
+    parent.reranker = fitted.reranker
+    after = [searches.values(parent, catalogue) for searches in judged]
+    parent.reranker = None
+    if learnt is judged[0]:
+        after[0] = learnt.values_of(fitted.scores, catalogue)
+    checks = []
+    for values in (before[0], after[0]):
+        order_ndcg, personal, hits, similarity = np.nanmean(values, axis=0)
+        checks.append(Validation(hits, order_ndcg, similarity, personal))
+    return after[0] - before[0], after[1] - before[1], bool(checks[1].wins(checks[0], config))
+
+
 def interval(differences: Sequence[NDArray[np.float64]]) -> list[dict[str, Any]]:
     """Mean and 95 % interval of every metric over all searches of all runs."""
     values = np.concatenate(differences)
@@ -167,12 +209,13 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", type=Path, help="run folders")
     parser.add_argument("--json", type=Path, help="also write all figures there")
     parser.add_argument("--seed", type=int, default=0, help="of the batches and lists that are drawn")
+    parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="variants, by default all")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    measured = [measure(run, arguments.seed) for run in arguments.runs]
+    measured = [measure(run, arguments.seed, arguments.only) for run in arguments.runs]
     rows = []
     print(f"\n{'points, test searches':34s} {'kept':>5s} " + " ".join(f"{name:>22s}" for name in METRICS))
-    for name in VARIANTS:
+    for name in arguments.only:
         found = interval([run[name][1] for run in measured])
         kept = sum(run[name][2] for run in measured)
         cells = [f"{100 * v['mean']:+.2f} [{100 * v['low']:+.2f}, {100 * v['high']:+.2f}]" for v in found]

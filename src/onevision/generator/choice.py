@@ -35,6 +35,7 @@ from onevision.errors import ArtifactError
 from onevision.features.queries import QuerySet
 from onevision.generator.choice_items import ItemTable, item_keys, items_digest
 from onevision.generator.products import VectorTable
+from onevision.generator.reranker import Page, Reranker, read_page
 from onevision.quantization.gemm import fast_matmul
 from onevision.semantic_ids.catalogue import Catalogue
 from onevision.semantic_ids.trie import Trie
@@ -51,6 +52,8 @@ HISTORY_SLOTS = 4096
 it, and are not looked for. A power of two."""
 PSEUDO_ITEMS = 10.0
 """So many items of the usual shopper's are added to a shopper's own, or the last one would be all they want."""
+RERANK_SHARPNESS, RERANK_POPULARITY = 2 * PHOTO_SHARPNESS, 0.5
+"""The reranker is surer of what was photographed, and knows that popular items are photographed more often."""
 PSEUDO_PHOTOS = 2.0
 """An item's own vector counts as so many photos among those after which it was clicked."""
 HOPELESS = -1e6
@@ -59,7 +62,7 @@ GUIDING = 16
 """First directions of a thumbnail that beams are chosen by; all of them find no more."""
 MEANS_CHUNK = 65536
 """Items whose traits are summed at once, in double precision."""
-WEIGHTS, SETTINGS, ITEM_KEY = "choice.safetensors", "choice.json", "item_key"
+WEIGHTS, SETTINGS, ITEM_KEY, RERANKER = "choice.safetensors", "choice.json", "item_key", "reranker."
 
 
 class Shoppers(NamedTuple):
@@ -83,8 +86,10 @@ class ChoiceModel(nn.Module):
 
     Attributes:
         guidance: how much taste counts against the log-probability while beams are chosen.
+        reranker: orders the first places anew; None where preference alignment gave none.
     """
 
+    reranker: Reranker | None
     taste: Tensor
     item_category: Tensor
     item_photos: Tensor
@@ -96,7 +101,7 @@ class ChoiceModel(nn.Module):
     def __init__(self, items: ItemTable, segments: list[str], rank: int, history_length: int) -> None:
         super().__init__()
         self.segments, self.history_length = segments, history_length
-        self.guidance = 1.0
+        self.guidance, self.reranker = 1.0, None
         self.register_buffer("taste", torch.zeros(len(items.new), rank))
         self.register_buffer("item_category", items.category)
         self.register_buffer("item_photos", items.photos)
@@ -219,11 +224,34 @@ class ChoiceModel(nn.Module):
 
     @torch.inference_mode()
     def score(self, shoppers: Shoppers, items: Tensor, log_p: Tensor) -> Tensor:
-        """`forward` for candidates (B, C), -1 for none, and their log-probabilities; -inf where there is none."""
+        """`choose` among candidates (B, C), -1 for none, and their log-probabilities; -inf where there is none."""
         valid = items >= 0
-        taste = (self.tastes(items.clamp_min(0)) @ self.user(shoppers)[..., None]).squeeze(-1)
-        scores: Tensor = self(self.known(shoppers, items), log_p.masked_fill(~valid, 0.0), taste, valid)
+        scores = self.choose(shoppers, items, self.known(shoppers, items), log_p.masked_fill(~valid, 0.0))
         return scores.masked_fill(~valid, -torch.inf)
+
+    def choose(self, shoppers: Shoppers, items: Tensor, known: Tensor, log_p: Tensor) -> Tensor:
+        """log p(j | photo, shopper) (B, C) of candidates (B, C) as it is served: after the reranker, if any.
+
+        Args:
+            items: -1 for none; known: (B, C, 8); log_p: (B, C) log-probability of the semantic ID.
+        """
+        scores: Tensor = self(known, log_p, self.taste_for(shoppers, items), items >= 0)
+        if self.reranker is None:
+            return scores
+        return self.reranker.rerank(scores, self.page(shoppers, items, known, log_p, scores))
+
+    @torch.no_grad()
+    def page(self, shoppers: Shoppers, items: Tensor, known: Tensor, log_p: Tensor, scores: Tensor) -> Page:
+        """What a reranker reads of what `choose` takes and its scores (B, C) before they are reranked."""
+        features = torch.cat([known, log_p[..., None], self.taste_for(shoppers, items)[..., None]], -1)
+        view, popularity = (known[..., FEATURES.index(name)] for name in ("view", "popularity"))
+        photographed = RERANK_SHARPNESS * view / COSINE_SCALE + RERANK_POPULARITY * popularity
+        histories = (shoppers.histories >= 0).sum((1, 2))
+        return read_page(features, scores, items, photographed, self.item_thumbnail, histories)
+
+    def taste_for(self, shoppers: Shoppers, items: Tensor) -> Tensor:
+        """u . v_j (B, C) of items (B, C), -1 for none."""
+        return (self.tastes(items.clamp_min(0)) @ self.user(shoppers)[..., None]).squeeze(-1)
 
     @torch.inference_mode()
     def history_effect(self, shoppers: Shoppers, items: Tensor) -> Tensor:
@@ -245,11 +273,12 @@ class ChoiceModel(nn.Module):
         )
         return (own - others).masked_fill(~valid, 0.0)
 
-    def flops_an_item(self) -> int:
-        """FLOPs (2 a multiply-add) to score one candidate."""
+    def flops(self, found: float) -> float:
+        """FLOPs (2 a multiply-add) to choose among so many candidates, the mean of several searches."""
         likeness = (self._view_rows.shape[1] + 2) * self.item_photos.shape[1]
         alike = PHOTOGRAPHED * self.item_thumbnail.shape[1]
-        return 2 * (likeness + alike + self.taste.shape[1] + len(INTENTS) * len(FEATURES))
+        each = 2 * (likeness + alike + self.taste.shape[1] + len(INTENTS) * len(FEATURES))
+        return each * found + (self.reranker.flops(found, alike) if self.reranker else 0)
 
     # --- Guidance of the beams
 
@@ -342,6 +371,8 @@ class ChoiceModel(nn.Module):
         model = cls(items, settings["segments"], tensors["taste"].shape[1], settings["history_length"])
         model.load_state_dict({name: tensors[name] for name in model.state_dict()})
         model.guidance = float(settings["guidance"])
+        reranker = {name.removeprefix(RERANKER): tensors[name] for name in tensors if name.startswith(RERANKER)}
+        model.reranker = Reranker.of(reranker) if reranker else None
         return model.attach(catalogue).eval().requires_grad_(False)
 
 

@@ -65,7 +65,8 @@ class ValidationDays:
     ) -> None:
         number = ranker.catalogue.numbers()
         rows = [n for n, clicked in enumerate(queries.clicked) if clicked and clicked[0] in number]
-        self.queries, self.slates = queries.take(rows), slates.take(torch.tensor(rows, dtype=torch.long))
+        self.rows = torch.tensor(rows, dtype=torch.long)
+        self.queries, self.slates = queries.take(rows), slates.take(self.rows)
         self.ranker, self.reward, self.config = ranker, reward, config
         self.first = [[number[clicked[0]]] for clicked in self.queries.clicked]
         self.levels = [
@@ -76,7 +77,14 @@ class ValidationDays:
     @torch.no_grad()
     def check(self, choice: ChoiceModel) -> Validation:
         """Measure a choice model on the slates."""
-        scores, order = self.slates.scores(choice.eval()).sort(dim=1, descending=True, stable=True)
+        return self._ranked(choice, self.slates.scores(choice.eval()))
+
+    def judge(self, choice: ChoiceModel, scores: Tensor) -> Validation:
+        """Measure scores (Q, C) of what was found for all the queries; only the reward is the choice model's."""
+        return self._ranked(choice, scores[self.rows])
+
+    def _ranked(self, choice: ChoiceModel, scores: Tensor) -> Validation:
+        scores, order = scores.sort(dim=1, descending=True, stable=True)
         items = self.slates.items.gather(1, order)
         return self._measure(choice, items[:, :PLACES].numpy(), scores[:, :PLACES].numpy())
 

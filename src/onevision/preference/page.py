@@ -12,7 +12,10 @@ from onevision.reporting.charts import line_chart
 from onevision.semantic_ids.catalogue import Catalogue
 
 PREVIEWED = 5
-_CAPTION = "Objective: {}. Checks rank what the parent's beams found; who passes is asked once more as it is served."
+_CAPTION = (
+    "Objective: {}. Checks rank what the parent's beams found; who passes is asked once more as it is served. Every "
+    "search is judged by a reranker that was fitted on others."
+)
 CHARTS = {
     "Log-probability of chosen, rejected and guarded items": (
         ("chosen", "rejected", "guarded"),
@@ -27,7 +30,7 @@ CHARTS = {
 def make_report(
     monitor: Monitor,
     fitted: FittedReward | None,
-    kept: bool,
+    gates: dict[str, bool],
     config: PreferenceConfig,
     lists: PreferenceLists,
     queries: QuerySet,
@@ -35,14 +38,16 @@ def make_report(
 ) -> StageReport:
     """Checks on validation days, training monitors, preference lists and the reward model's calibration."""
     parent, best = monitor.checks[0], max(monitor.checks, key=lambda c: c.ndcg)
-    names = ["parent", *(f"check {n}" for n in range(1, len(monitor.checks))), "parent, served", "best, served"]
+    named = {f"check {n}" if n else "parent": check for n, check in enumerate(monitor.checks)}
+    named |= dict(zip(("parent, served", "best, served"), monitor.served, strict=False))
+    named |= dict(zip(("without reranker", "with reranker"), monitor.reranked, strict=False))
     checks = [
         [
             name,
             *(round(v, 4) for v in (c.hit_rate, c.ndcg, c.similarity, c.personal_hit_rate, c.reward)),
             c.distinct,
         ]
-        for name, c in zip(names, [*monitor.checks, *monitor.served], strict=False)
+        for name, c in named.items()
     ]
     columns = ["checkpoint", "HR@10", "NDCG@10, orders double", "image similarity", "HR@10, personal", "reward"]
     charts = [
@@ -54,7 +59,7 @@ def make_report(
         )
         for title, (names, caption) in CHARTS.items()
     ]
-    warnings = [] if kept else ["no gain on validation days: the parent goes on unchanged"]
+    warnings = [] if any(gates.values()) else ["no gain on validation days: the parent goes on unchanged"]
     if fitted is None:
         warnings.append("too few items were shown and found: no reward model, so hits have no click probability")
     return StageReport(
@@ -63,11 +68,12 @@ def make_report(
         | (fitted.counts if fitted else {})
         | {"lists_usable": monitor.usable, "queries": len(queries)},
         metrics={
-            "kept": float(kept),
+            **{gate: float(passed) for gate, passed in gates.items()},
             "validation_parent_hr@10": parent.hit_rate,
             "validation_parent_order_ndcg@10": parent.ndcg,
             "validation_best_order_ndcg@10": best.ndcg,
             "validation_best_hr@10": best.hit_rate,
+            **({"validation_reranked_order_ndcg@10": monitor.reranked[1].ndcg} if monitor.reranked else {}),
             **(fitted.metrics() if fitted else {}),
         },
         warnings=warnings,

@@ -12,6 +12,7 @@ from torch import Tensor
 from onevision.features.queries import QuerySet
 from onevision.generator.choice import ChoiceModel, Shoppers
 from onevision.generator.choice_training import own_clicks
+from onevision.generator.reranker import Page
 from onevision.semantic_ids.catalogue import Catalogue
 
 
@@ -31,9 +32,12 @@ class Slates(NamedTuple):
 
     def scores(self, choice: ChoiceModel) -> Tensor:
         """log pi (Q, C)."""
-        taste = (choice.tastes(self.items.clamp_min(0)) @ choice.user(self.shoppers)[..., None]).squeeze(-1)
-        scores: Tensor = choice(self.known, self.log_p, taste, self.items >= 0)
-        return scores
+        return choice.choose(self.shoppers, self.items, self.known, self.log_p)
+
+    def page(self, choice: ChoiceModel) -> Page:
+        """What a reranker reads of the first places of a choice without one."""
+        scores = self.scores(choice)
+        return choice.page(self.shoppers, self.items, self.known, self.log_p, scores)
 
 
 def make_slates(

@@ -32,13 +32,15 @@ class Monitor:
     """Training monitors by step; a falling `chosen` is the known failure of DPO without an anchor.
 
     `usable` counts lists whose winner and at least one loser were found by the beams; `served` are the parent and the
-    best checkpoint as they would be served, where one passed the checks.
+    best checkpoint as they would be served, where one passed the checks; `reranked` the choice that goes on without and
+    with a reranker, where one was fitted.
     """
 
     steps: list[int] = field(default_factory=list)
     values: dict[str, list[float]] = field(default_factory=dict)
     checks: list[Validation] = field(default_factory=list)
     served: list[Validation] = field(default_factory=list)
+    reranked: list[Validation] = field(default_factory=list)
     usable: int = 0
 
 

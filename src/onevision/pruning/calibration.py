@@ -95,7 +95,7 @@ class Sweep:
         spared = float((left * more).mean())
         flops = query_flops(config, kept, float(self.histories(setting).mean()), steps, history, spared)
         if self.ranker.choice:
-            flops += self.ranker.choice.flops_an_item() * float((ranking.leaves >= 0).sum(1).mean())
+            flops += self.ranker.choice.flops(float((ranking.leaves >= 0).sum(1).mean()))
         return Point(
             name,
             family,

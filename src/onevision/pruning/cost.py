@@ -19,7 +19,7 @@ def query_flops(
     spared: float = 0.0,
 ) -> float:
     """FLOPs (2 a multiply-add) of one query: prompt, encoder and beams; neither the image tower nor the choice among
-    what was found (`ChoiceModel.flops_an_item`) is in it.
+    what was found (`ChoiceModel.flops`) is in it.
 
     Args:
         kept_tokens: image tokens after the first encoder layer; a merged token joins them if any was dropped, of these

@@ -64,7 +64,7 @@ def test_the_choice_costs_what_it_scores() -> None:
     point = sweep.measure("x", "none", PruningSetting(open_below=1000))
     leaves = CATALOGUE.trie.leaves  # of so small a shop all are opened at once
     searched = query_flops(sweep.ranker.model.config, 9, tokens_of(QUERIES, 4), point.steps_mean)
-    assert point.mflops == pytest.approx((searched + choice.flops_an_item() * leaves) / 1e6)
+    assert point.mflops == pytest.approx((searched + choice.flops(leaves)) / 1e6)
 
 
 def test_a_short_history_is_what_the_prompt_holds() -> None:
