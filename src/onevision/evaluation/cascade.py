@@ -2,7 +2,8 @@
 
 It is built to win: the ranker (LightGBM LambdaRank) sees the photo's embedding, the shopper's histories and profile,
 brand, price and click rates, as the generator and its choice model do. Its setting and its number of trees are chosen
-on the validation days; recall depth is the recipe's. It learns from the newest training searches alone.
+on the validation days; recall depth is the recipe's. It learns from the newest training searches, and once it is tuned
+from those of the validation days too, as the reranker does that alignment fits.
 """
 
 from __future__ import annotations
@@ -47,6 +48,11 @@ class _Groups:
     features: NDArray[np.float32]
     labels: NDArray[np.int32]
     sizes: NDArray[np.int32]
+
+    def joined(self, others: _Groups) -> _Groups:
+        """These searches and others."""
+        columns = zip(vars(self).values(), vars(others).values(), strict=True)
+        return _Groups(*(np.concatenate(pair) for pair in columns))
 
     def dataset(self, reference: Any = None) -> Any:
         """As LightGBM reads it; `reference` is the training set that a validation set is binned like."""
@@ -93,19 +99,22 @@ class Cascade:
         """NDCG@10 on the validation searches of every setting tried."""
 
     def fit(self, training: Searches, validation: Searches) -> Cascade:
-        """Train on the newest training searches with a click; choose setting and number of trees on validation."""
+        """Choose setting and number of trees on the newest validation searches with a click, of rankers that learn from
+        the newest training searches; then train that one on both."""
         training = _newest_with_clicks(training, MAX_TRAINING_SEARCHES)
-        validation = _newest_with_clicks(validation, MAX_VALIDATION_SEARCHES)
         if not len(training):
             raise OneVisionError("no training search has a click on a catalogue item: the cascade has nothing to learn")
         rng = np.random.default_rng(self._seed)
-        groups, held_out = self._groups(training, rng), self._groups(validation, None)
-        best = -1.0
+        groups = self._groups(training, rng)
+        held_out = self._groups(_newest_with_clicks(validation, MAX_VALIDATION_SEARCHES), None)
+        best, chosen = -1.0, (self._trees, next(iter(_SETTINGS.values())))
         for name, setting in _SETTINGS.items():
-            ranker, score = self._train(groups, held_out, setting)
-            self.validation_ndcg_[f"{name}, {ranker.num_trees()} trees"] = score
+            trees, score = self._tune(groups, held_out, setting)
+            self.validation_ndcg_[f"{name}, {trees} trees"] = score
             if score > best:
-                best, self._ranker = score, ranker
+                best, chosen = score, (trees, setting)
+        both = groups.joined(self._groups(_newest_with_clicks(validation, MAX_TRAINING_SEARCHES), rng))
+        self._ranker = self._train(both.dataset(), *chosen)
         return self
 
     def save(self, folder: Path) -> None:
@@ -178,20 +187,21 @@ class Cascade:
         shares = dict(zip(FEATURES, (gain / max(gain.sum(), 1e-12)).tolist(), strict=True))
         return dict(sorted(shares.items(), key=lambda entry: -entry[1]))
 
-    def _train(self, groups: _Groups, held_out: _Groups, setting: dict[str, float]) -> tuple[Any, float]:
-        """A ranker of one setting, stopped early, and its NDCG@10 on `held_out` (0 if that is empty)."""
+    def _tune(self, groups: _Groups, held_out: _Groups, setting: dict[str, float]) -> tuple[int, float]:
+        """How many trees a setting needs, and its NDCG@10 on `held_out` then; all trees, and 0, if that is empty."""
         import lightgbm
 
-        stop = len(held_out.sizes) > 0
+        if not len(held_out.sizes):
+            return self._trees, 0.0
         data = groups.dataset()
-        ranker = lightgbm.train(
-            self._parameters() | setting,
-            data,
-            num_boost_round=self._trees,
-            valid_sets=[held_out.dataset(data)] if stop else None,
-            callbacks=[lightgbm.early_stopping(_PATIENCE, verbose=False)] if stop else None,
-        )
-        return ranker, float(ranker.best_score["valid_0"]["ndcg@10"]) if stop else 0.0
+        stop = lightgbm.early_stopping(_PATIENCE, verbose=False)
+        ranker = self._train(data, self._trees, setting, valid_sets=[held_out.dataset(data)], callbacks=[stop])
+        return ranker.best_iteration, float(ranker.best_score["valid_0"]["ndcg@10"])
+
+    def _train(self, data: Any, trees: int, setting: dict[str, float], **watched: Any) -> Any:
+        import lightgbm
+
+        return lightgbm.train(self._parameters() | setting, data, num_boost_round=trees, **watched)
 
     def _parameters(self) -> dict[str, Any]:
         return {

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import logsumexp
 
 from onevision.encoder.thumbnails import PHOTO_SHARPNESS, PHOTOGRAPHED
 from onevision.evaluation.click_log import ClickLog
@@ -15,13 +16,18 @@ from onevision.evaluation.items import Items
 from onevision.evaluation.popularity import Popularity
 from onevision.evaluation.searches import HISTORIES, Searches
 from onevision.evaluation.segment_taste import SegmentTaste
+from onevision.generator.reranker import DECAYS
 
 FEATURES = (
     "view_max",  # cosine of the photo and the candidate's best view
     "view_mean",
     "view_gap",  # how far the best view is behind the nearest neighbour
     "item_cosine",
-    "alike",  # on the shop's own pictures, to what was probably photographed
+    "alike",  # on the shop's own pictures, to what was probably photographed: mean over those products
+    "alike_gap",  # how far that is behind the most alike of the nearest neighbours
+    "alike_any_gap",  # the same of likeness to any of those products, by a log of a sum over them
+    "alike_nearest_gap",  # the same, of which the most alike of those products decides more
+    "photo_certainty",  # how probably the nearest neighbour is what was photographed
     "photo_max",  # best of the views and of earlier photos that led to a click on the candidate
     *(f"{statistic}_{name}" for name in HISTORIES for statistic in ("max", "mean")),  # cosine with the history
     "style_recent",  # the same without what the category explains: carries taste across categories
@@ -127,18 +133,27 @@ class FeatureBuilder:
         ]
         level = self._price_level[candidates] - self._price_level[near] @ weight
         nearest = self._views.similarity(query, near[:1])[0]
-        alike = self._alike(query, candidates, near[:PHOTOGRAPHED])
-        look = [best, mean, nearest - best, self._embedding[candidates] @ query, alike, photo]
+        alike = self._alike(query, candidates, near)
+        look = [best, mean, nearest - best, self._embedding[candidates] @ query, *alike, photo]
         return look, [level, *shares]
 
     def _alike(
         self, query: NDArray[np.float32], candidates: NDArray[np.int64], near: NDArray[np.int64]
-    ) -> NDArray[np.floating]:
-        """Mean distance of the candidates' thumbnails to those of what was probably photographed, negative."""
-        cosine = PHOTO_SHARPNESS * self._views.similarity(query, near)[0]
-        probability = np.exp(cosine - cosine.max(initial=-np.inf))
-        apart = self._thumbnail[candidates][:, None] - self._thumbnail[near]
-        return -np.linalg.norm(apart, axis=2) @ (probability / probability.sum())
+    ) -> list[NDArray[np.floating]]:
+        """How alike the candidates' thumbnails are to those of what was probably photographed; by the mean distance,
+        and as the reranker of the choice model reads it (`generator.reranker`), against the neighbours' best."""
+        photographed = near[:PHOTOGRAPHED]
+        cosine = PHOTO_SHARPNESS * self._views.similarity(query, photographed)[0]
+        log_p = cosine - logsumexp(cosine)
+
+        def read(items: NDArray[np.int64]) -> NDArray[np.floating]:
+            far = np.linalg.norm(self._thumbnail[items][:, None] - self._thumbnail[photographed], axis=2)
+            any_of_them = [logsumexp(log_p - decay * far, axis=1) / decay for decay in DECAYS]
+            return np.stack([-far @ np.exp(log_p), *any_of_them])
+
+        own = read(candidates)
+        gaps = read(near).max(axis=1, keepdims=True) - own
+        return [own[0], *gaps, np.full(len(candidates), np.exp(log_p.max()))]
 
     def _taste(
         self, candidates: NDArray[np.int64], histories: dict[str, NDArray[np.int64]]

@@ -17,7 +17,7 @@ from onevision.artifacts import read_json
 from onevision.data.images import decode_image
 from onevision.data.snapshot import Snapshot
 from onevision.encoder.thumbnails import item_thumbnails
-from onevision.evaluation.cascade import MAX_TRAINING_SEARCHES, MAX_VALIDATION_SEARCHES, Cascade
+from onevision.evaluation.cascade import MAX_TRAINING_SEARCHES, Cascade
 from onevision.evaluation.click_log import ClickLog
 from onevision.evaluation.comparison import PLACES
 from onevision.evaluation.config import EvaluationConfig
@@ -77,8 +77,8 @@ def train_cascade(
     """Fit the cascade, whose first stage is `dense`, on the training and validation queries."""
     end = microseconds(read_json(pairs / "splits.json")["train_end"])
     loaded = (
-        QuerySet.load(pairs, encoder, features, split=split, limit=limit)
-        for split, limit in (("train", MAX_TRAINING_SEARCHES), ("validation", MAX_VALIDATION_SEARCHES))
+        QuerySet.load(pairs, encoder, features, split=split, limit=MAX_TRAINING_SEARCHES)
+        for split in ("train", "validation")
     )
     training, validation = (Searches.of(queries, items) for queries in loaded)
     log = ClickLog.of(training, *_clicks(shop, items), end)

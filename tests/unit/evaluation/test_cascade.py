@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ from support.shelves import DAY, make_items, make_searches
 
 from onevision.artifacts import read_json, write_json
 from onevision.errors import ArtifactError, OneVisionError
-from onevision.evaluation.cascade import SETTINGS, Cascade
+from onevision.evaluation.cascade import _SETTINGS, SETTINGS, Cascade
 from onevision.evaluation.cascade_features import FEATURES, FeatureBuilder
 from onevision.evaluation.click_log import PHOTOS_AN_ITEM, ClickLog
 from onevision.evaluation.dense import DenseSearch
@@ -125,8 +124,15 @@ def test_alike_is_the_distance_to_what_was_probably_photographed():
         near = np.argsort(-best)[:8]
         likely = np.exp(40 * best[near]) / np.exp(40 * best[near]).sum()
         far = np.linalg.norm(THUMBNAILS[:, None] - THUMBNAILS[near], axis=2) @ likely
-        found = column(make_builder(TRAIN).build(TEST, row, candidates, np.argsort(-best)[:20]), "alike")
-        np.testing.assert_allclose(found, -far, rtol=1e-4)
+        features = make_builder(TRAIN).build(TEST, row, candidates, np.argsort(-best)[:20])
+        np.testing.assert_allclose(column(features, "alike"), -far, rtol=1e-4)
+        shown = np.argsort(-best)[:20]
+        np.testing.assert_allclose(column(features, "alike_gap"), far - far[shown].min(), rtol=1e-3, atol=1e-5)
+        apart = np.linalg.norm(THUMBNAILS[:, None] - THUMBNAILS[near], axis=2)
+        for name, decay in (("alike_any_gap", 1.0), ("alike_nearest_gap", 3.0)):
+            alike = np.log(np.exp(-decay * apart) @ likely) / decay
+            np.testing.assert_allclose(column(features, name), alike[shown].max() - alike, rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(column(features, "photo_certainty"), likely.max(), rtol=1e-5)
 
 
 def test_features_look_no_further_than_the_end_of_training():
@@ -173,18 +179,23 @@ def test_no_history_is_missing_and_not_zero():
 
 
 @pytest.mark.parametrize("scores", [(0.3, 0.4), (0.4, 0.3)])
-def test_the_setting_that_validation_likes_best_is_kept(monkeypatch, scores):
+def test_the_setting_that_validation_likes_best_learns_from_both(monkeypatch, scores):
     cascade = make_cascade(trees=5)
-    left = iter(scores)
-    rankers = []
+    tuned = iter(zip((3, 4), scores, strict=True))
+    trained = []
 
-    def train(*_groups):
-        rankers.append(SimpleNamespace(num_trees=lambda: 5))
-        return rankers[-1], next(left)
+    def train(data, trees, setting):
+        data.construct()
+        trained.append((trees, setting, len(data.get_group())))
+        return "ranker"
 
+    monkeypatch.setattr(cascade, "_tune", lambda *_: next(tuned))
     monkeypatch.setattr(cascade, "_train", train)
     cascade.fit(TRAIN, VALIDATION)
-    assert cascade._ranker is rankers[int(np.argmax(scores))]
+    assert cascade._ranker == "ranker"
+    best = int(np.argmax(scores))
+    searches = sum(len(clicked) > 0 for clicked in [*TRAIN.clicked, *VALIDATION.clicked])
+    assert trained == [((3, 4)[best], list(_SETTINGS.values())[best], searches)]
     assert list(cascade.validation_ndcg_.values()) == list(scores)
 
 
