@@ -1,9 +1,9 @@
 """The multi-stage cascade that the generator is measured against: dense recall by faiss, then a personalised ranker.
 
 It is built to win: the ranker (LightGBM LambdaRank) sees the photo's embedding, the shopper's histories and profile,
-brand, price and click rates, as the generator and its choice model do. Its setting and its number of trees are chosen
-on the validation days; recall depth is the recipe's. It learns from the newest training searches, and once it is tuned
-from those of the validation days too, as the reranker does that alignment fits.
+brand, price and click rates, as the generator and its choice model do. Its setting, whether it reads the page, and its
+number of trees are chosen on the validation days; recall depth is the recipe's. It learns from the newest training
+searches, and once it is tuned from those of the validation days too, as the reranker does that alignment fits.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from onevision.artifacts import read_json, write_json
 from onevision.errors import ArtifactError, OneVisionError
-from onevision.evaluation.cascade_features import CATEGORICAL, FEATURES, NEIGHBOURS, FeatureBuilder
+from onevision.evaluation.cascade_features import CATEGORICAL, FEATURES, NEIGHBOURS, PAGE, FeatureBuilder
 from onevision.evaluation.click_log import ClickLog
 from onevision.evaluation.dense import DenseSearch
 from onevision.evaluation.items import Items
@@ -36,10 +36,17 @@ NEAREST_NEGATIVES, RANDOM_NEGATIVES = 40, 40
 UNSEEN_SHARE = 0.2
 """Training candidates that are shown to the ranker as if nobody had clicked them yet."""
 MAX_TRAINING_SEARCHES, MAX_VALIDATION_SEARCHES = 20_000, 1_500
-_SETTINGS = {
-    "all features": {"feature_fraction": 0.8},
+_FRACTIONS: dict[str, dict[str, Any]] = {
+    "most features a tree": {"feature_fraction": 0.8},
     "bagged": {"feature_fraction": 0.5, "bagging_fraction": 0.5, "bagging_freq": 1},
 }
+_WITHOUT_PAGE = {"feature_contri": [float(name not in PAGE) for name in FEATURES]}
+_SETTINGS = {
+    name + without: setting | more
+    for without, more in (("", {}), (", without the page", _WITHOUT_PAGE))
+    for name, setting in _FRACTIONS.items()
+}
+"""What validation chooses among."""
 _PATIENCE = 30
 
 
@@ -187,7 +194,7 @@ class Cascade:
         shares = dict(zip(FEATURES, (gain / max(gain.sum(), 1e-12)).tolist(), strict=True))
         return dict(sorted(shares.items(), key=lambda entry: -entry[1]))
 
-    def _tune(self, groups: _Groups, held_out: _Groups, setting: dict[str, float]) -> tuple[int, float]:
+    def _tune(self, groups: _Groups, held_out: _Groups, setting: dict[str, Any]) -> tuple[int, float]:
         """How many trees a setting needs, and its NDCG@10 on `held_out` then; all trees, and 0, if that is empty."""
         import lightgbm
 
@@ -198,7 +205,7 @@ class Cascade:
         ranker = self._train(data, self._trees, setting, valid_sets=[held_out.dataset(data)], callbacks=[stop])
         return ranker.best_iteration, float(ranker.best_score["valid_0"]["ndcg@10"])
 
-    def _train(self, data: Any, trees: int, setting: dict[str, float], **watched: Any) -> Any:
+    def _train(self, data: Any, trees: int, setting: dict[str, Any], **watched: Any) -> Any:
         import lightgbm
 
         return lightgbm.train(self._parameters() | setting, data, num_boost_round=trees, **watched)

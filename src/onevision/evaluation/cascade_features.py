@@ -56,6 +56,8 @@ FEATURES = (
     "segment",
 )
 """Columns of the ranker's matrix."""
+PAGE = ("alike_gap", "alike_any_gap", "alike_nearest_gap", "photo_certainty")
+"""What says how a candidate stands among the others, as the reranker of the choice model reads it."""
 CATEGORICAL = ("segment",)
 NEIGHBOURS = 20
 _BRANDS = 64

@@ -11,7 +11,7 @@ from support.shelves import DAY, make_items, make_searches
 from onevision.artifacts import read_json, write_json
 from onevision.errors import ArtifactError, OneVisionError
 from onevision.evaluation.cascade import _SETTINGS, SETTINGS, Cascade
-from onevision.evaluation.cascade_features import FEATURES, FeatureBuilder
+from onevision.evaluation.cascade_features import FEATURES, PAGE, FeatureBuilder
 from onevision.evaluation.click_log import PHOTOS_AN_ITEM, ClickLog
 from onevision.evaluation.dense import DenseSearch
 from onevision.evaluation.items import Items
@@ -178,15 +178,26 @@ def test_no_history_is_missing_and_not_zero():
     assert np.isfinite(column(features, "view_max")).all()
 
 
-@pytest.mark.parametrize("scores", [(0.3, 0.4), (0.4, 0.3)])
+def test_without_the_page_no_tree_reads_it():
+    cascade = make_cascade(trees=20)
+    groups = cascade._groups(TRAIN, np.random.default_rng(0))
+    for name, setting in _SETTINGS.items():
+        gain = dict(
+            zip(FEATURES, cascade._train(groups.dataset(), 20, setting).feature_importance("gain"), strict=True)
+        )
+        assert (sum(gain[page] for page in PAGE) > 0) == ("without the page" not in name)
+
+
+@pytest.mark.parametrize("scores", [(0.3, 0.4, 0.2, 0.1), (0.4, 0.3, 0.2, 0.5)])
 def test_the_setting_that_validation_likes_best_learns_from_both(monkeypatch, scores):
     cascade = make_cascade(trees=5)
-    tuned = iter(zip((3, 4), scores, strict=True))
+    trees = (3, 4, 6, 7)
+    tuned = iter(zip(trees, scores, strict=True))
     trained = []
 
-    def train(data, trees, setting):
+    def train(data, count, setting):
         data.construct()
-        trained.append((trees, setting, len(data.get_group())))
+        trained.append((count, setting, len(data.get_group())))
         return "ranker"
 
     monkeypatch.setattr(cascade, "_tune", lambda *_: next(tuned))
@@ -195,7 +206,7 @@ def test_the_setting_that_validation_likes_best_learns_from_both(monkeypatch, sc
     assert cascade._ranker == "ranker"
     best = int(np.argmax(scores))
     searches = sum(len(clicked) > 0 for clicked in [*TRAIN.clicked, *VALIDATION.clicked])
-    assert trained == [((3, 4)[best], list(_SETTINGS.values())[best], searches)]
+    assert trained == [(trees[best], list(_SETTINGS.values())[best], searches)]
     assert list(cascade.validation_ndcg_.values()) == list(scores)
 
 
