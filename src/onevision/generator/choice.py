@@ -33,6 +33,7 @@ from onevision.artifacts import read_json, write_json
 from onevision.encoder.thumbnails import PHOTO_SHARPNESS, PHOTOGRAPHED
 from onevision.errors import ArtifactError
 from onevision.features.queries import QuerySet
+from onevision.generator.branches import branch_means
 from onevision.generator.choice_items import ItemTable, item_keys, items_digest
 from onevision.generator.products import VectorTable
 from onevision.generator.reranker import Page, Reranker, read_page
@@ -60,8 +61,6 @@ HOPELESS = -1e6
 """Instead of minus infinity, whose gradient is not a number."""
 GUIDING = 16
 """First directions of a thumbnail that beams are chosen by; all of them find no more."""
-MEANS_CHUNK = 65536
-"""Items whose traits are summed at once, in double precision."""
 WEIGHTS, SETTINGS, ITEM_KEY, RERANKER = "choice.safetensors", "choice.json", "item_key", "reranker."
 
 
@@ -285,11 +284,11 @@ class ChoiceModel(nn.Module):
     def node_traits(self, trie: Trie, bucket: Tensor) -> list[Tensor]:
         """For each depth of the trie, the mean (nodes, k + 2) of taste, popularity and newness below its nodes."""
         popularity = _popularity(self.item_clicks, self.item_expected)
-        return _means(trie, bucket, torch.cat([self.taste, popularity[:, None], self.item_new[:, None]], 1))
+        return branch_means(trie, bucket, torch.cat([self.taste, popularity[:, None], self.item_new[:, None]], 1))
 
     def node_looks(self, trie: Trie, bucket: Tensor) -> list[Tensor]:
         """For each depth of the trie, the mean (nodes, `GUIDING` + 1) of thumbnails and of their squared lengths."""
-        return _means(trie, bucket, _with_square(self.item_thumbnail[:, :GUIDING]))
+        return branch_means(trie, bucket, _with_square(self.item_thumbnail[:, :GUIDING]))
 
     @torch.inference_mode()
     def pull(self, shoppers: Shoppers) -> Tensor:
@@ -384,19 +383,6 @@ def _popularity(clicks: Tensor, expected: Tensor) -> Tensor:
 def _with_square(vectors: Tensor) -> Tensor:
     """Vectors (N, d) and the square of their lengths, (N, d + 1)."""
     return torch.cat([vectors, vectors.square().sum(1, keepdim=True)], 1)
-
-
-def _means(trie: Trie, bucket: Tensor, values: Tensor) -> list[Tensor]:
-    """For each depth of the trie, the mean (nodes, m) of the items' values (I, m) below its nodes."""
-    means = []
-    for start in trie.leaf_ranges:
-        node = torch.searchsorted(start, bucket, right=True) - 1
-        total = torch.zeros(len(start) - 1, values.shape[1], dtype=torch.double)
-        for rows in torch.arange(len(values)).split(MEANS_CHUNK):
-            total.index_add_(0, node[rows], values[rows].double())
-        size = torch.bincount(node, minlength=len(total))
-        means.append((total / size[:, None]).float())
-    return means
 
 
 def read_choice(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
