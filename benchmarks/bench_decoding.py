@@ -142,8 +142,8 @@ def split(model: Generator, prompt: Prompt, trie: Trie, width: int, repeats: int
 
 
 def products(model: Generator, prompt: Prompt, trie: Trie, width: int, repeats: int) -> float:
-    """CPU ms a query of a search's matrix products alone, done again one after the other with what they were given. What
-    they read comes from memory, where a search may have it in its cache."""
+    """CPU ms a query of a search's matrix products alone, done again one after the other with what they were given,
+    which comes from memory, where a search may have it in its cache."""
     calls: list[Callable[[], Tensor]] = []
 
     def kept(product: Callable[..., Tensor]) -> Callable[..., Tensor]:
