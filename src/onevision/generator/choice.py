@@ -25,7 +25,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -34,7 +33,7 @@ from onevision.encoder.thumbnails import PHOTO_SHARPNESS, PHOTOGRAPHED
 from onevision.errors import ArtifactError
 from onevision.features.queries import QuerySet
 from onevision.generator.branches import branch_means
-from onevision.generator.choice_items import ItemTable, item_keys, items_digest
+from onevision.generator.choice_items import ItemTable, item_keys, items_digest, padded_views
 from onevision.generator.products import VectorTable
 from onevision.generator.reranker import Page, Reranker, read_page
 from onevision.quantization.gemm import fast_matmul
@@ -130,7 +129,7 @@ class ChoiceModel(nn.Module):
         embedding = torch.from_numpy(catalogue.embedding)
         self._embedding = VectorTable(embedding)
         self._views = VectorTable(torch.from_numpy(catalogue.view_embedding))
-        self._view_rows = torch.from_numpy(_padded_views(catalogue.view_item, len(catalogue.item_ids)))
+        self._view_rows = torch.from_numpy(padded_views(catalogue.view_item, len(catalogue.item_ids)))
         chosen_after = self.item_photos + PSEUDO_PHOTOS * embedding
         self._chosen_after, self._chosen_after_square = VectorTable(chosen_after), chosen_after.square().sum(1)
         self._long_thumbnail = VectorTable(_with_square(self.item_thumbnail))
@@ -392,11 +391,3 @@ def read_choice(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     weights = torch.zeros(len(INTENTS), len(FEATURES))
     weights[:, [FEATURES.index(name) for name in settings["features"]]] = tensors["weights"]
     return settings, tensors | {"weights": weights}
-
-
-def _padded_views(view_item: NDArray[np.int64], items: int) -> NDArray[np.int64]:
-    """Rows (I, V) of each item's views, which stand together; where an item has fewer, its first one again."""
-    start = np.searchsorted(view_item, np.arange(items + 1))
-    count = np.diff(start)
-    place = np.arange(count.max())
-    return start[:-1, None] + np.where(place < count[:, None], place, 0)

@@ -85,3 +85,11 @@ def item_keys(item_ids: Iterable[str]) -> NDArray[np.int64]:
 def items_digest(catalogue: Catalogue) -> str:
     """Names the items of a catalogue and their order."""
     return hashlib.sha256("\n".join(catalogue.item_ids).encode()).hexdigest()[:16]
+
+
+def padded_views(view_item: NDArray[np.int64], items: int) -> NDArray[np.int64]:
+    """Rows (I, V) of each item's views, which stand together; where an item has fewer, its first one again."""
+    start = np.searchsorted(view_item, np.arange(items + 1))
+    count = np.diff(start)
+    place = np.arange(count.max())
+    return start[:-1, None] + np.where(place < count[:, None], place, 0)

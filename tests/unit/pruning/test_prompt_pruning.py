@@ -11,16 +11,15 @@ import torch
 from pydantic import ValidationError
 from support.generators import TOKENS, make_catalogue, make_generator, make_queries
 from support.models import make_models
+from support.pruning import BEAM_WIDTH, make_bundle
 from support.pruning import EASY as EASY_SWEEP
 
-from onevision.artifacts import finish_artifact, open_artifact, read_json, start_artifact, write_json
+from onevision.artifacts import read_json
 from onevision.data.snapshot import Snapshot
 from onevision.decoding.ranker import GeneratorRanker, read_setting
 from onevision.encoder.config import EncoderConfig
 from onevision.encoder.model import Encoder
 from onevision.errors import RecipeError
-from onevision.evaluation.config import EvaluationConfig
-from onevision.evaluation.stage import run as evaluate
 from onevision.features.definitions import UserSequences
 from onevision.features.queries import QuerySet
 from onevision.generator.prompts import LONG_TOKENS
@@ -35,14 +34,11 @@ from onevision.pruning.nearby import Nearby
 from onevision.pruning.photos import PhotoEncoder, Photos
 from onevision.pruning.point import Point, TowerCost
 from onevision.pruning.strategies import MASS_STRATEGIES, PROMPT_STRATEGIES
-from onevision.publishing.config import PublishingConfig
-from onevision.publishing.stage import run as publish
 from onevision.recipe import load_recipe
 from onevision.serving.search import Searcher
 
 CATALOGUE, QUANTIZER = make_catalogue()
 QUERIES = make_queries(CATALOGUE, 30)
-BEAM_WIDTH = 8
 MASSES: dict[str, Any] = {"history_masses": (0.5,), "shared_masses": (0.5,), "decoder_masses": (0.5,)}
 SETTINGS = {
     "history mass": PruningSetting(prunable="history", mass=0.5),
@@ -241,24 +237,8 @@ def test_what_is_calibrated_is_stored_with_its_canary_and_its_controls(
 @pytest.fixture(scope="module")
 def bundle(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle that prunes image and histories by one mass, and image tokens once more after the first code."""
-    root = tmp_path_factory.mktemp("bundle")
     setting = PruningSetting(prunable="both", mass=0.5, decoder_mass=0.5)
-    start_artifact(root / "pruning")
-    write_json(root / "pruning" / "pruning.json", {"chosen": setting.model_dump()})
-    generator = open_artifact(models["generator_sft"])
-    parts = models | {"pruning": finish_artifact(root / "pruning", "pruning", parents={"generator": generator}).path}
-    settings = EvaluationConfig(
-        max_queries=10,
-        beam_width=BEAM_WIDTH,
-        bootstrap_samples=100,
-        recall_candidates=12,
-        ranker_trees=5,
-        latency_queries=5,
-    )
-    evaluate(**parts, out=root / "evaluation", config=settings, seed=7)
-    parts.pop("pairs")
-    publish(**parts, evaluation=root / "evaluation", out=root / "bundle", config=PublishingConfig(), seed=7)
-    return root / "bundle"
+    return make_bundle(models, setting, tmp_path_factory.mktemp("bundle"))[0]
 
 
 @pytest.mark.parametrize("alike", [True, False])

@@ -10,16 +10,15 @@ import pytest
 from numpy.typing import NDArray
 from support.generators import make_catalogue
 from support.models import make_models
+from support.pruning import BEAM_WIDTH, make_bundle
 from support.pruning import EASY as EASY_SWEEP
 
-from onevision.artifacts import finish_artifact, open_artifact, read_json, start_artifact, write_json
+from onevision.artifacts import read_json, write_json
 from onevision.data.snapshot import Snapshot
 from onevision.decoding.ranker import GeneratorRanker, read_setting
 from onevision.encoder.model import Encoder
 from onevision.encoder.photos import SeenPhotos, embed_photos
 from onevision.errors import ArtifactError, RecipeError
-from onevision.evaluation.config import EvaluationConfig
-from onevision.evaluation.stage import run as evaluate
 from onevision.features.queries import QuerySet
 from onevision.generator.token_pruning import PruningSetting
 from onevision.pruning import stage
@@ -29,12 +28,9 @@ from onevision.pruning.cost import look_flops
 from onevision.pruning.nearby import Nearby
 from onevision.pruning.photos import PhotoEncoder, as_served
 from onevision.pruning.strategies import second_look
-from onevision.publishing.config import PublishingConfig
-from onevision.publishing.stage import run as publish
 from onevision.recipe import load_recipe
 from onevision.serving.search import Searcher
 
-BEAM_WIDTH = 8
 EASY = EASY_SWEEP.model_copy(update={"second_looks": (0.3, 0.6)})
 CATALOGUE, QUANTIZER = make_catalogue()
 
@@ -199,23 +195,7 @@ def bundle(
     models: dict[str, Path], ranker: GeneratorRanker, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, dict[str, float]]:
     """A bundle with that setting, and the metrics of its evaluation."""
-    root = tmp_path_factory.mktemp("bundle")
-    start_artifact(root / "pruning")
-    write_json(root / "pruning" / "pruning.json", {"chosen": ranker.setting.model_dump()})
-    generator = open_artifact(models["generator_sft"])
-    models = models | {"pruning": finish_artifact(root / "pruning", "pruning", parents={"generator": generator}).path}
-    settings = EvaluationConfig(
-        max_queries=10,
-        beam_width=BEAM_WIDTH,
-        bootstrap_samples=100,
-        recall_candidates=12,
-        ranker_trees=5,
-        latency_queries=5,
-    )
-    report = evaluate(**models, out=root / "evaluation", config=settings, seed=7)
-    parts = {name: path for name, path in models.items() if name != "pairs"}
-    publish(**parts, evaluation=root / "evaluation", out=root / "bundle", config=PublishingConfig(), seed=7)
-    return root / "bundle", report.metrics
+    return make_bundle(models, ranker.setting, tmp_path_factory.mktemp("bundle"))
 
 
 def test_queries_and_server_see_photos_alike(

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from support.models import make_models
+from support.pruning import BEAM_WIDTH, EVALUATION
 from support.pruning import EASY as EASY_SWEEP
 
 from onevision.artifacts import read_json
@@ -16,7 +17,6 @@ from onevision.data.snapshot import Snapshot
 from onevision.decoding.ranker import GeneratorRanker, read_setting
 from onevision.encoder.model import Encoder
 from onevision.encoder.photos import embed_photos
-from onevision.evaluation.config import EvaluationConfig
 from onevision.evaluation.glossary import meanings
 from onevision.evaluation.stage import run as evaluate
 from onevision.features.queries import QuerySet
@@ -28,16 +28,8 @@ from onevision.publishing.config import PublishingConfig
 from onevision.publishing.stage import run as publish
 from onevision.serving.search import Searcher
 
-PATCHES, BEAM_WIDTH = 16, 8
+PATCHES = 16
 EASY = EASY_SWEEP.model_copy(update={"tower_masses": (0.5, 0.7), "tower_depths": (1 / 3, 2 / 3)})
-EVALUATION = EvaluationConfig(
-    max_queries=10,
-    beam_width=BEAM_WIDTH,
-    bootstrap_samples=100,
-    recall_candidates=12,
-    ranker_trees=5,
-    latency_queries=5,
-)
 
 
 @pytest.fixture(scope="module")
