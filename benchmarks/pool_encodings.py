@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 FIGURES = ("icr", "vc@1", "vc@2", "r@1", "r@10")
-ALL, AGAINST, LEVELS = "Encodings", "VRQ against the others", "Codes by level"
+ALL, AGAINST = "Encodings", "VRQ against the others"
+IN_USE = "perplexity of levels 1 / 2 / 3; of the first two codes"
 KINDS = "View consistency by kind of pair"
 CELL = re.compile(r"(-?[\d.]+) \[(-?[\d.]+), (-?[\d.]+)\]")
 
@@ -67,15 +68,19 @@ def pooled_rows(seeds: list[dict[str, dict[str, Any]]], title: str) -> dict[str,
     }
 
 
-def pooled_perplexity(seeds: list[dict[str, dict[str, Any]]]) -> dict[str, str]:
-    """Method -> the mean of the seeds' perplexities of its first three levels, such as `55.4 / 24.0 / 122`."""
-    found: dict[str, dict[int, list[float]]] = {}
-    for seed in seeds:
-        place = seed[LEVELS]["columns"].index("perplexity")
-        for method, level, *rest in seed[LEVELS]["rows"]:
-            if level <= 3:
-                found.setdefault(method, {}).setdefault(level, []).append(float(rest[place - 2]))
-    return {m: " / ".join(f"{sum(v) / len(v):.3g}" for v in levels.values()) for m, levels in found.items()}
+def pooled_perplexity(reports: list[dict[str, Any]]) -> dict[str, str]:
+    """Method -> the mean of the seeds' perplexities of its first three levels, and of its first two codes together,
+    such as `55.4 / 24.0 / 122; 612`."""
+    metrics = [report["metrics"] for report in reports]
+
+    def mean(name: str) -> str:
+        return f"{sum(of_seed[name] for of_seed in metrics) / len(metrics):.3g}"
+
+    return {
+        method: " / ".join(mean(f"{method}/perplexity@{level}") for level in (1, 2, 3))
+        + f"; {mean(f'{method}/prefix_perplexity@2')}"
+        for method in (name.removesuffix("/icr") for name in metrics[0] if name.endswith("/icr"))
+    }
 
 
 def print_table(first: str, columns: list[str], rows: dict[str, list[str]]) -> None:
@@ -94,12 +99,13 @@ def main() -> None:
     reports = [json.loads(path.read_text()) for path in arguments.reports]
     seeds = [{table["title"]: table for table in report["tables"]} for report in reports]
     own, against = pooled_rows(seeds, ALL), pooled_rows(seeds, AGAINST)
-    perplexity, kinds = pooled_perplexity(seeds), pooled_kinds(seeds) if KINDS in seeds[0] else {}
+    perplexity, kinds = pooled_perplexity(reports), pooled_kinds(seeds) if KINDS in seeds[0] else {}
     parts = [method for method in own if method.startswith("vrq_")]
     peers = [method for method in own if method not in parts]
     others = [method for method in peers if method != "vrq"]
 
-    print_table("method", list(FIGURES), {method: list(own[method].values()) for method in peers})
+    rows = {method: [*own[method].values(), perplexity[method]] for method in peers}
+    print_table("method", [*FIGURES, IN_USE], rows)
     print_table("VRQ less", list(FIGURES), {method: list(against[method].values()) for method in others})
     for title, methods, which in (("VC@1 / VC@2", peers, "of it"), ("VRQ less, VC@1 / VC@2", others, "vrq less it")):
         rows = {kind: [" / ".join(found[method][which]) for method in methods] for kind, found in kinds.items()}
@@ -107,12 +113,13 @@ def main() -> None:
             print_table(title, methods, rows)
     if parts:
         rows = {method: [*own[method].values(), perplexity[method]] for method in ("vrq", *parts)}
-        print_table("parts of VRQ", [*FIGURES, "perplexity of levels 1 / 2 / 3"], rows)
+        print_table("parts of VRQ", [*FIGURES, IN_USE], rows)
         print_table("VRQ less", list(FIGURES), {method: list(against[method].values()) for method in parts})
     if arguments.json:
         file = json.loads(arguments.json.read_text()) if arguments.json.exists() else {}
         file[arguments.name] = {
             "seeds": [{name: round(value, 5) for name, value in report["metrics"].items()} for report in reports],
+            "fits": reports[0]["counts"]["fits"],
             "pooled": {"encodings": own, "vrq less": against, "perplexity": perplexity, "by kind": kinds},
         }
         arguments.json.write_text(json.dumps(file, indent=1) + "\n")

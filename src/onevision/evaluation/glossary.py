@@ -89,6 +89,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "<quantizer>/prefix_cur@<l>": "distinct prefixes of l codes / product of the first l codebook sizes",
         "<quantizer>/gini@<l>": "Gini coefficient of how often the codes of level l are used; 0 is even",
         "<quantizer>/perplexity@<l>": "exp of the entropy of their use: the number of codes really in use",
+        "<quantizer>/prefix_perplexity@<l>": "the same of all prefixes of l codes",
         "<quantizer>/dead_codes@<l>": "codes of level l that no item uses",
         "<quantizer>/cc@<l>": "P(two items that share a prefix of l codes are of one category)",
         "<quantizer>/vc@<l>": "P(a held-out photo and its product's main picture share a prefix of l codes)",

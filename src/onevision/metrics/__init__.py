@@ -1,6 +1,13 @@
 """Measures of rankings and of semantic IDs, and how sure they are: pure numpy, used by every stage that reports one."""
 
-from onevision.metrics.bootstrap import Interval, mean_gaps, mean_interval, mean_intervals, paired_difference_interval
+from onevision.metrics.bootstrap import (
+    Interval,
+    crossed_interval,
+    mean_gaps,
+    mean_interval,
+    mean_intervals,
+    paired_difference_interval,
+)
 from onevision.metrics.encoding import (
     category_consistency,
     codebook_utilisation,
@@ -12,6 +19,7 @@ from onevision.metrics.encoding import (
     largest_bucket,
     perplexity,
     prefix_ids,
+    prefix_perplexity,
     prefix_utilisation,
     separation,
     shared_prefix_length,
@@ -24,6 +32,7 @@ __all__ = [
     "category_consistency",
     "codebook_utilisation",
     "collision_rate",
+    "crossed_interval",
     "dead_codes",
     "encoding_metrics",
     "first_rank",
@@ -39,6 +48,7 @@ __all__ = [
     "paired_difference_interval",
     "perplexity",
     "prefix_ids",
+    "prefix_perplexity",
     "prefix_utilisation",
     "recall",
     "separation",

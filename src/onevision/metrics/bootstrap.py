@@ -49,6 +49,19 @@ def mean_gaps(a: NDArray[np.float64], b: NDArray[np.float64], samples: int = 100
     return _intervals(gaps, a.mean(axis=0) - b.mean(axis=0))
 
 
+def crossed_interval(values: NDArray[np.float64], samples: int = 1000, seed: int = 0) -> Interval:
+    """Mean of `values` (n, m) and its interval, where rows and columns both are draws: n products, say, in m fits.
+
+    Rows and columns are resampled apart, so that the bounds are for other products *and* other fits. With one column
+    it is the interval of its rows.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    rng = np.random.default_rng(seed)
+    means, columns = _resampled_means(values, samples, rng), values.shape[1]
+    drawn = rng.integers(0, columns, size=(samples, columns))
+    return _intervals(np.take_along_axis(means, drawn, axis=1).mean(1, keepdims=True), values.mean(keepdims=True)[0])[0]
+
+
 def _resampled_means(values: NDArray[np.float64], samples: int, rng: np.random.Generator) -> NDArray[np.float64]:
     """Column means (samples, m) of as many resamples of the rows of `values` (n, m)."""
     n, m = values.shape

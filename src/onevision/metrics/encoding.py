@@ -46,11 +46,12 @@ def dead_codes(codes: Codes, sizes: Sequence[int]) -> NDArray[np.int64]:
 
 def perplexity(codes: Codes, sizes: Sequence[int]) -> NDArray[np.float64]:
     """`exp(-sum p_k log p_k)` of each level's usage, (L,): the number of codes that are really in use."""
-    out = []
-    for usage in _usage(codes, sizes):
-        p = usage[usage > 0] / usage.sum()
-        out.append(np.exp(-(p * np.log(p)).sum()))
-    return np.array(out)
+    return np.array([_exp_entropy(usage) for usage in _usage(codes, sizes)])
+
+
+def prefix_perplexity(codes: Codes) -> NDArray[np.float64]:
+    """The same of each prefix, (L,): single levels may all be in even use while each first code has few seconds."""
+    return np.array([_exp_entropy(np.bincount(prefix_ids(codes, n + 1))) for n in range(codes.shape[1])])
 
 
 def gini(codes: Codes, sizes: Sequence[int]) -> NDArray[np.float64]:
@@ -118,7 +119,7 @@ def encoding_metrics(codes: Codes, sizes: Sequence[int], categories: ArrayLike |
     """All measures of a table of codes by name; those of a level end in `@<level>`, from 1.
 
     Keys: `icr`, `collision_rate`, `largest_bucket`, `cur@l`, `prefix_cur@l`, `gini@l`, `perplexity@l`,
-    `dead_codes@l`; with `categories` (N,) also `cc@l` and `separation`.
+    `prefix_perplexity@l`, `dead_codes@l`; with `categories` (N,) also `cc@l` and `separation`.
     """
     if codes.ndim != 2 or not len(codes) or codes.shape[1] != len(sizes):
         raise ValueError(f"codes of shape {codes.shape} for codebooks {tuple(sizes)}")
@@ -132,6 +133,7 @@ def encoding_metrics(codes: Codes, sizes: Sequence[int], categories: ArrayLike |
         "prefix_cur": prefix_utilisation(codes, sizes),
         "gini": gini(codes, sizes),
         "perplexity": perplexity(codes, sizes),
+        "prefix_perplexity": prefix_perplexity(codes),
         "dead_codes": dead_codes(codes, sizes),
     }
     if categories is not None:
@@ -144,6 +146,11 @@ def encoding_metrics(codes: Codes, sizes: Sequence[int], categories: ArrayLike |
 
 def _usage(codes: Codes, sizes: Sequence[int]) -> list[NDArray[np.int64]]:
     return [np.bincount(codes[:, level], minlength=size) for level, size in enumerate(sizes)]
+
+
+def _exp_entropy(usage: NDArray[np.int64]) -> float:
+    p = usage[usage > 0] / usage.sum()
+    return float(np.exp(-(p * np.log(p)).sum()))
 
 
 def _bucket_sizes(codes: Codes) -> NDArray[np.int64]:

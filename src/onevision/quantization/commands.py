@@ -24,6 +24,7 @@ def encoding_report(
     validation: Annotated[
         bool, typer.Option("--validation", help="of a run: hold out a fifth of the training products, to choose by")
     ] = False,
+    fits: Annotated[int, typer.Option(min=1, help="fit every method so often, and show means: one is a draw")] = 1,
     seed: Annotated[int, typer.Option(min=0)] = 7,
 ) -> None:
     """Compare semantic IDs of your own embeddings: k-means, RQ-VAE, OPQ, FSQ and VRQ."""
@@ -47,7 +48,7 @@ def encoding_report(
         config = config.model_copy(update={"codebook_sizes": wanted or config.codebook_sizes})
     else:
         raise typer.BadParameter("give either --embeddings, with --pairs and --categories if there are any, or --run")
-    show_tables(encoding_report(data, config, out=out, ablations=ablations, seed=seed), out)
+    show_tables(encoding_report(data, config, out=out, ablations=ablations, fits=fits, seed=seed), out)
 
 
 def codebook_sizes(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from onevision.artifacts import write_json
 from onevision.errors import OneVisionError
@@ -47,6 +48,7 @@ def encoding_report(
     *,
     out: Path | None = None,
     ablations: bool = False,
+    fits: int = 1,
     seed: int = 7,
 ) -> StageReport:
     """Fit every method on the embeddings and report its encoding metrics with 95 % intervals.
@@ -56,6 +58,7 @@ def encoding_report(
         config: sizes and training; by default chosen by the number of products.
         out: folder for `report.json` and `metrics.json`.
         ablations: also VRQ without each part that is on, and with each that is off.
+        fits: so often every method is fitted, by seeds from `seed` on; figures are means, intervals for other fits too.
 
     Raises:
         OneVisionError: fewer rows than codes.
@@ -66,10 +69,13 @@ def encoding_report(
         raise OneVisionError(
             f"{len(data.train)} training rows cannot fill a codebook of {max(config.codebook_sizes)} codes"
         )
-    methods = fit_methods(data.x[data.train], data.pairs, config, ablations=ablations, seed=seed)
-    measured = {name: Measured(method, data, seed) for name, method in methods.items()}
+    x, fitted = data.x[data.train], []
+    for fit in tqdm(range(fits), desc="encoding-report", unit="fit", disable=None):
+        fitted.append(fit_methods(x, data.pairs, config, ablations=ablations, seed=seed + fit))
+    methods = fitted[0]
+    measured = {name: Measured([of_fit[name] for of_fit in fitted], data, seed) for name in methods}
     metrics = {f"{name}/{key}": value for name, found in measured.items() for key, value in found.metrics.items()}
-    tables = [_main_table(measured, data)]
+    tables = [_main_table(measured, data, fits)]
     if "vrq" in measured and len(data.photo):
         tables.append(_difference_table(measured, seed))
     if data.kinds:
@@ -84,6 +90,7 @@ def encoding_report(
             "training_pairs": len(data.pairs.u),
             "held_out_products": len(set(data.target.tolist())),
             "held_out_photos": len(data.photo),
+            "fits": fits,
         },
         metrics=metrics,
         warnings=_left_out(data, config, ablations=ablations) + _collapses(methods, metrics),
@@ -115,7 +122,7 @@ def default_config(data: EncodingData, codebook_sizes: tuple[int, ...] | None = 
     )
 
 
-def _main_table(measured: dict[str, Measured], data: EncodingData) -> ReportTable:
+def _main_table(measured: dict[str, Measured], data: EncodingData, fits: int) -> ReportTable:
     consistency = [f"vc@{level}" for level in (1, 2, 3)] + [f"r@{k}" for k in RECALL_CUTOFFS]
     names = ["icr", "collision_rate", *(consistency if len(data.photo) else [])]
     rows = []
@@ -123,8 +130,9 @@ def _main_table(measured: dict[str, Measured], data: EncodingData) -> ReportTabl
         cells = [_percent(found.interval(name)) for name in names]
         error, bits = found.metrics["relative_error"], found.metrics["bits"]
         rows.append([method, f"{bits:.0f}", *cells, f"{100 * error:.1f}"])
+    drawn = f"products and {fits} fits" if fits > 1 else "products"
     caption = (
-        f"Percent with 95 % intervals over products. Collisions over {len(data.item)} products; VC@l and R@k over "
+        f"Percent with 95 % intervals over {drawn}. Collisions over {len(data.item)} products; VC@l and R@k over "
         f"{len(data.photo)} photos of products {_held_out(data)}: the photo shares the first l codes of its "
         "product's item vector (the mean of the product's pictures); its product's rebuilt vector is among the k "
         "nearest. relative_error: squared error / variance, in the space that the codes rebuild."
@@ -157,7 +165,7 @@ def _kind_table(measured: dict[str, Measured], data: EncodingData) -> ReportTabl
 
 
 def _level_table(methods: dict[str, Encoding], metrics: dict[str, float]) -> ReportTable:
-    names = ("cur", "prefix_cur", "gini", "perplexity", "dead_codes", "cc")
+    names = ("cur", "prefix_cur", "gini", "perplexity", "prefix_perplexity", "dead_codes", "cc")
     rows: list[list[Any]] = []
     for method, quantizer in methods.items():
         for level, size in enumerate(quantizer.codebook_sizes, start=1):

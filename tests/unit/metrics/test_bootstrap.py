@@ -5,7 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onevision.metrics import mean_gaps, mean_interval, mean_intervals, paired_difference_interval
+from onevision.metrics import (
+    crossed_interval,
+    mean_gaps,
+    mean_interval,
+    mean_intervals,
+    paired_difference_interval,
+)
 
 
 def test_same_seed_gives_the_same_interval():
@@ -34,6 +40,21 @@ def test_columns_share_their_resamples():
     both = mean_intervals(values, 200, seed=9)
     assert both[0].low == pytest.approx(mean_interval(values[:, 0], 200, seed=9).low)
     assert both[1].high == pytest.approx(mean_interval(values[:, 1], 200, seed=9).high)
+
+
+def test_rows_and_columns_that_are_both_draws_add_their_variances():
+    rng = np.random.default_rng(6)
+    rows, columns = rng.normal(size=(400, 1)), rng.normal(scale=0.4, size=(1, 50))
+    interval = crossed_interval(rows + columns, 4000, seed=0)
+    expected = 2 * 1.96 * np.sqrt(rows.var() / 400 + columns.var() / 50)
+    assert expected > 1.2 * 2 * 1.96 * rows.std() / 20  # what the rows alone would give
+    assert interval.high - interval.low == pytest.approx(expected, rel=0.06)
+    assert interval.mean == pytest.approx((rows + columns).mean())
+
+
+def test_one_column_has_the_interval_of_its_rows():
+    values = np.random.default_rng(7).random((60, 1))
+    assert crossed_interval(values, 200, seed=2) == mean_interval(values[:, 0], 200, seed=2)
 
 
 def test_pairing_sees_what_two_separate_intervals_hide():

@@ -31,6 +31,15 @@ def test_hand_made_table():
     assert [got["cc@1"], got["cc@2"]] == [pytest.approx(1 / 3), 1.0]
     assert got["separation"] == 0.5
     assert got["perplexity@2"] == pytest.approx(2.0)
+    assert got["prefix_perplexity@1"] == got["perplexity@1"]
+    assert got["prefix_perplexity@2"] == pytest.approx(2**1.5)  # prefixes of a half, a quarter and a quarter
+
+
+def test_even_levels_may_hide_that_prefixes_are_few():
+    codes = np.repeat(np.arange(4), 5)[:, None].repeat(2, axis=1).astype(np.int16)  # each first code has one second
+    got = metrics.encoding_metrics(codes, (4, 4))
+    assert got["perplexity@2"] == pytest.approx(4)
+    assert got["prefix_perplexity@2"] == pytest.approx(4)  # of 16
 
 
 def test_counts_equal_naive_counts(codes):

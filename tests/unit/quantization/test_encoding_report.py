@@ -15,6 +15,7 @@ from safetensors.numpy import save_file
 import onevision.quantization.encoding_report as encoding_report_module
 from onevision import cli
 from onevision.errors import ContractError, OneVisionError
+from onevision.metrics import crossed_interval
 from onevision.quantization.encoding_inputs import HELD_OUT_SHARE, read_encoding_data
 from onevision.quantization.encoding_measures import Measured, ranks
 from onevision.quantization.encoding_report import (
@@ -267,7 +268,7 @@ def test_kinds_of_pairs_are_measured_on_held_out_products_alone(files, tmp_path)
     quantizer = ResidualKMeans(DIM, (8, 4), opq_subspaces=0).fit(data.x, seed=0)
     rows = data.kinds["odd"]
     same = quantizer.encode(data.x[rows[:, 0]])[:, 0] == quantizer.encode(data.x[rows[:, 1]])[:, 0]
-    assert Measured(quantizer, data, 0).metrics["vc@1/odd"] == pytest.approx(same.mean())  # one pair a product
+    assert Measured([quantizer], data, 0).metrics["vc@1/odd"] == pytest.approx(same.mean())  # one pair a product
 
 
 def test_a_product_with_many_photos_counts_once(files):
@@ -275,11 +276,33 @@ def test_a_product_with_many_photos_counts_once(files):
     first, second = data.photo[:2]
     several = replace(data, photo=np.array([first] * 9 + [second]))
     quantizer = ResidualKMeans(DIM, (8, 4), opq_subspaces=0).fit(data.x, seed=0)
-    once = Measured(quantizer, replace(data, photo=np.array([first, second])), 0)
-    many = Measured(quantizer, several, 0)
+    once = Measured([quantizer], replace(data, photo=np.array([first, second])), 0)
+    many = Measured([quantizer], several, 0)
     assert len(many.values["vc@1"]) == 2
     assert many.metrics["vc@1"] == once.metrics["vc@1"]
     assert many.difference(once, "r@1").mean == 0
+
+
+def test_figures_of_several_fits_are_means_with_intervals_for_other_fits_too(files):
+    data = read(files)
+    config = default_config(data, (8, 4))
+    one, two, both = (encoding_report(data, config, seed=seed, fits=fits) for seed, fits in ((7, 1), (8, 1), (7, 2)))
+    assert both.counts["fits"] == 2
+    names = [f"{method}/{name}" for method in METHODS for name in ("icr", "vc@1", "r@1", "perplexity@1", "bits")]
+    for name in names:
+        assert both.metrics[name] == pytest.approx((one.metrics[name] + two.metrics[name]) / 2)
+    assert any(one.metrics[name] != two.metrics[name] for name in names)
+
+
+def test_intervals_are_for_other_products_and_other_fits(files):
+    data = read(files)
+    fits = [ResidualKMeans(DIM, (8, 4), opq_subspaces=0).fit(data.x, seed=seed) for seed in (0, 1)]
+    found = Measured(fits, data, 0)
+    by_fit = np.stack([Measured([fit], data, 0).values["icr"][:, 0] for fit in fits], axis=1)
+    assert (by_fit[:, 0] != by_fit[:, 1]).any()
+    np.testing.assert_array_equal(found.values["icr"], by_fit)
+    assert found.interval("icr", seed=3) == crossed_interval(by_fit, seed=3)
+    assert found.difference(Measured(fits[::-1], data, 0), "icr") == crossed_interval(by_fit - by_fit[:, ::-1])
 
 
 def test_ablations_take_out_each_part_that_is_on_and_add_each_that_is_off(files):

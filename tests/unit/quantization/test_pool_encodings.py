@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
 import json
 
 import pool_encodings
-from pool_encodings import AGAINST, ALL, KINDS, LEVELS, pooled_kinds, read
+from pool_encodings import AGAINST, ALL, KINDS, pooled_kinds, read
 
 
 def seed(kinds, vrq, other, lead):
@@ -45,22 +45,24 @@ def test_a_cell_without_an_interval_is_refused():
 def report(folder, name, vc, lead, perplexity):
     """A report of VRQ and a part of it, as `encoding-report --ablations` writes it."""
     cells = [vc] * 5
-    levels = [[m, level, 8, "1", perplexity] for m in ("vrq", "vrq_with_margin") for level in (1, 2, 3, 4)]
+    metrics = {"vrq/vc@1": 0.123456789}
+    for method in ("vrq", "vrq_with_margin", "opq"):
+        metrics |= {f"{method}/perplexity@{level}": perplexity + level for level in (1, 2, 3, 4)}
+        metrics |= {f"{method}/icr": 0.5, f"{method}/prefix_perplexity@2": 10 * perplexity}
     tables = [
         {"title": ALL, "columns": ["method", *pool_encodings.FIGURES], "rows": [["vrq", *cells]]},
         {"title": AGAINST, "columns": ["difference", *pool_encodings.FIGURES], "rows": []},
-        {"title": LEVELS, "columns": ["method", "level", "size", "cur", "perplexity"], "rows": levels},
     ]
     tables[0]["rows"] += [["vrq_with_margin", *cells], ["opq", *cells]]
     tables[1]["rows"] += [["vrq - vrq_with_margin", *[lead] * 5], ["vrq - opq", *[lead] * 5]]
     path = folder / name
-    path.write_text(json.dumps({"tables": tables, "metrics": {"vrq/vc@1": 0.123456789}}))
+    path.write_text(json.dumps({"tables": tables, "metrics": metrics, "counts": {"fits": 2}}))
     return str(path)
 
 
 def test_parts_of_vrq_have_tables_of_their_own_and_all_is_written_as_json(tmp_path, monkeypatch, capsys):
-    one = report(tmp_path, "one.json", "80.0 [77.0, 82.0]", "10.0 [7.0, 14.0] *", "6")
-    two = report(tmp_path, "two.json", "84.0 [80.0, 86.0]", "-4.0 [-8.0, -1.0] *", "5")
+    one = report(tmp_path, "one.json", "80.0 [77.0, 82.0]", "10.0 [7.0, 14.0] *", 6)
+    two = report(tmp_path, "two.json", "84.0 [80.0, 86.0]", "-4.0 [-8.0, -1.0] *", 5)
     out = tmp_path / "out.json"
     out.write_text('{"bench": 1}')
     monkeypatch.setattr("sys.argv", ["pool", one, two, "--json", str(out), "--name", "both"])
@@ -72,10 +74,11 @@ def test_parts_of_vrq_have_tables_of_their_own_and_all_is_written_as_json(tmp_pa
         ["| parts of VRQ", "| vrq", "| vrq_with_margin"],
         ["| VRQ less", "| vrq_with_margin"],
     ]
-    assert tables[2][-1].endswith("| 82.0 [79.5, 83.4] | 5.5 / 5.5 / 5.5 |")
+    assert tables[2][-1].endswith("| 82.0 [79.5, 83.4] | 6.5 / 7.5 / 8.5; 55 |")
     assert tables[3][-1].endswith("| 3.0 [0.5, 5.5] * |")
     written = json.loads(out.read_text())
     assert written["bench"] == 1
-    assert written["both"]["seeds"] == [{"vrq/vc@1": 0.12346}] * 2
+    assert [seed["vrq/vc@1"] for seed in written["both"]["seeds"]] == [0.12346] * 2
+    assert written["both"]["fits"] == 2
     assert written["both"]["pooled"]["encodings"]["vrq"]["vc@1"] == "82.0 [79.5, 83.4]"
     assert written["both"]["pooled"]["vrq less"]["opq"]["icr"] == "3.0 [0.5, 5.5] *"
