@@ -174,6 +174,11 @@ class Encoder(nn.Module):
         self._frozen = True
         return self
 
+    @property
+    def clearest(self) -> int:
+        """Which of its `views` says most of a photo alone: the enlarged copy, where there is one (docs/encoder.md)."""
+        return self.tower.looks if self.config.test_time_augmentation else 0
+
     def views(self, pixels: Tensor) -> list[Tensor]:
         """All that the tower looks at of pictures (N, S, S, 3); first the pictures as they are."""
         copies = [pixels, second_look(pixels)] if self.config.test_time_augmentation else [pixels]

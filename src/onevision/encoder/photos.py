@@ -1,8 +1,8 @@
 """Shoppers' photos embedded with less work: fewer patches, and further looks only where the first one leaves a doubt.
 
-A picture's pooled vector is the mean over all looks at it (`Encoder.views`): the mirrored copy of test-time
-augmentation, the middle that EfficientNet-Lite2 adds. The first look alone says much of most photos, so that the others
-can be kept for the rest [ours]; catalogue pictures, which are embedded once, are always looked at in full.
+A picture's pooled vector is the mean over all looks at it (`Encoder.views`): at the whole, at the enlarged copy of
+test-time augmentation, at the middles that EfficientNet-Lite2 adds. One of them says much of most photos, so that the
+others can be kept for the rest [ours]; catalogue pictures, which are embedded once, are always looked at in full.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from onevision.encoder.model import Embedded, Encoder, EncoderOutput, in_parts, join, to_arrays
 from onevision.encoder.patch_pruning import PatchRule
-from onevision.encoder.towers import mean_over_looks
+from onevision.encoder.towers import TowerOutput, mean_over_looks
 from onevision.errors import ArtifactError
 
 Doubt = Callable[[NDArray[np.float32]], NDArray[np.bool_]]
@@ -38,8 +38,9 @@ class SeenPhotos(NamedTuple):
 def embed_photos(
     encoder: Encoder, pixels: NDArray[np.uint8], *, patches: PatchRule | None = None, doubt: Doubt | None = None
 ) -> SeenPhotos:
-    """Embed photos (N, S, S, 3) with an encoder in evaluation mode: the first look is at all of them, the others are
-    at those alone that it leaves in doubt, in a batch of their own. A photo's result does not depend on its neighbours.
+    """Embed photos (N, S, S, 3) with an encoder in evaluation mode: the first look, `Encoder.clearest`, is at all of
+    them, the others are at those alone that it leaves in doubt, in a batch of their own. A photo's result does not
+    depend on its neighbours.
 
     Args:
         patches: the rule for patches that stay in the tower; by default all do.
@@ -74,14 +75,17 @@ def embed_photos(
 
 
 def _look(encoder: Encoder, pixels: Tensor, doubt: Doubt | None) -> tuple[EncoderOutput, NDArray[np.bool_]]:
-    """Embed photos (N, S, S, 3), and which of them (N,) were looked at further."""
+    """Embed photos (N, S, S, 3), and which of them (N,) were looked at further; the others have the tokens of the first
+    look."""
     unknown = torch.full((len(pixels),), -1, device=pixels.device)
-    tokens, pooled = encoder.tower.see(pixels)
-    again = doubt(encoder.fuse(pooled, unknown)[0].cpu().numpy()) if doubt else np.full(len(pixels), encoder.looks > 1)
+    views = encoder.views(pixels)
+    tokens, pooled = encoder.tower.see(views.pop(encoder.clearest))
+    again = doubt(encoder.fuse(pooled, unknown)[0].cpu().numpy()) if doubt else np.full(len(pixels), bool(views))
     if again.any():
         rows = torch.from_numpy(again).to(pixels.device)
-        further = [encoder.tower.see(view).pooled for view in encoder.views(pixels[rows])[1:]]
-        pooled[rows] = mean_over_looks(pooled[rows], further)
+        looks = [encoder.tower.see(view[rows]) for view in views]
+        looks.insert(encoder.clearest, TowerOutput(tokens[rows], pooled[rows]))
+        tokens[rows], pooled[rows] = mean_over_looks(looks)
     return EncoderOutput(*encoder.fuse(pooled, unknown), tokens), again
 
 

@@ -62,13 +62,12 @@ class Tower(nn.Module, ABC):
 
     def forward(self, pixels: Tensor) -> TowerOutput:
         """Run uint8 pixels (N, S, S, 3): the tokens of the whole picture, and the mean of all pooled vectors."""
-        first, *others = (self.see(view) for view in self.views(pixels))
-        return TowerOutput(first.tokens, mean_over_looks(first.pooled, [other.pooled for other in others]))
+        return mean_over_looks([self.see(view) for view in self.views(pixels)])
 
 
-def mean_over_looks(first: Tensor, others: list[Tensor]) -> Tensor:
-    """Mean of the pooled vectors (N, D) of a first look and of others."""
-    return torch.stack([first, *others]).mean(0) if others else first
+def mean_over_looks(looks: list[TowerOutput]) -> TowerOutput:
+    """Tokens of the first look, which is at whole pictures, and the mean of all pooled vectors."""
+    return TowerOutput(looks[0].tokens, torch.stack([look.pooled for look in looks]).mean(0))
 
 
 class _Residual(nn.Module):

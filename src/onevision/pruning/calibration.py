@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from onevision.attention_mass import KeepRule
 from onevision.decoding.ranker import GeneratorRanker
+from onevision.encoder.model import Embedded
 from onevision.encoder.patch_pruning import PatchRule
 from onevision.features.queries import QuerySet
 from onevision.generator.prompts import without_shopper
@@ -155,10 +156,11 @@ class Sweep:
             again = self.similarity < setting.second_look_below
         if again is None:
             return self.queries, np.full(len(self.queries), looks), None
-        one, all_looks = self.first, self.queries
-        embedding = np.where(again[:, None], all_looks.embedding, one.embedding)
-        category = np.where(again[:, None], all_looks.category, one.category)
-        return replace(self.queries, embedding=embedding, category=category), np.where(again, looks, 1), None
+        columns = {}
+        for name in Embedded._fields:
+            one, all_looks = getattr(self.first, name), getattr(self.queries, name)
+            columns[name] = np.where(again.reshape(-1, *[1] * (one.ndim - 1)), all_looks, one)
+        return replace(self.queries, **columns), np.where(again, looks, 1), None
 
     def _tower(
         self,
@@ -186,12 +188,13 @@ class Sweep:
         return self.ranker.prompts.build(queries, history=setting.history).lengths().numpy()
 
 
-def choose(baseline: Point, points: list[Point], config: PruningConfig) -> Point | None:
+def choose(baseline: Point, points: list[Point], config: PruningConfig, given_up: float | None = None) -> Point | None:
     """The cheapest setting within the budget, or None if only reading every token is.
 
-    What early opening gains is not for sale: no other setting within the budget may find more than the budget more, at
-    10 or at 50 items, without finding as much less at the other. And of settings that cost the same (`SAME_COST`) the
-    one with the widest margin is taken: searches may be harder tomorrow, and beams that are given up do not come back.
+    What early opening gains is not for sale: no other setting within the budget may find more than `given_up` more, by
+    default the budget, at 10 or at 50 items, without finding as much less at the other. And of settings that cost the
+    same (`SAME_COST`) the one with the widest margin is taken: searches may be harder tomorrow, and beams that are
+    given up do not come back.
     """
     allowed = [
         p
@@ -201,7 +204,8 @@ def choose(baseline: Point, points: list[Point], config: PruningConfig) -> Point
         and p.worst_department_loss <= config.max_department_loss
         and p.cost < baseline.cost
     ]
-    unbeaten = [p for p in allowed if not any(_beats(rival, p, config.max_loss) for rival in allowed)]
+    given_up = config.max_loss if given_up is None else given_up
+    unbeaten = [p for p in allowed if not any(_beats(rival, p, given_up) for rival in allowed)]
     if not unbeaten:
         return None
     most = min(p.cost for p in unbeaten) + SAME_COST * baseline.mflops

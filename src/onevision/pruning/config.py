@@ -50,6 +50,12 @@ class PruningConfig(Section):
     max_loss: float = Field(
         0.003, ge=0, description="HR@10 and HR@50 that a setting may lose overall, against the best of all settings"
     )
+    second_look_loss: float = Field(
+        0.003,
+        ge=0,
+        description="the same for further looks that are left out, which never cost more than `max_loss` against "
+        "reading everything",
+    )
     max_department_loss: float = Field(
         0.02, ge=0, description="HR@10 that may be lost in a department, which has few queries"
     )

@@ -125,7 +125,7 @@ def _sweep_looks(sweep: Sweep, baseline: Point, found: Found, config: PruningCon
     """On top of what was found, clear photos are looked at once; as many at random and one look at all stand beside."""
     base = found.chosen or baseline
     points = _measured(sweep, {"second look": second_look(sweep.similarity)}, config, base.setting)
-    chosen, beside = _chosen_on_top(baseline, base, points, config)
+    chosen, beside = _chosen_on_top(baseline, base, points, config, config.second_look_loss)
     share = float(np.mean(sweep.counted[beside.name][LOOKS] > 1))
     drawn = np.random.default_rng([seed, 12]).random(len(sweep.queries))
     once = base.setting.model_copy(update={"second_look_below": ONE_LOOK.second_look_below})
@@ -154,11 +154,11 @@ def _sweep_patches(sweep: Sweep, baseline: Point, found: Found, config: PruningC
 
 
 def _chosen_on_top(
-    baseline: Point, base: Point, points: list[Point], config: PruningConfig
+    baseline: Point, base: Point, points: list[Point], config: PruningConfig, given_up: float | None = None
 ) -> tuple[Point | None, Point]:
     """Of settings on top of another: the one that is chosen, None where that other stays, and the one that controls
     stand beside: the chosen, else the middle of the sweep."""
-    chosen = choose(baseline, [base, *points], config)
+    chosen = choose(baseline, [base, *points], config, given_up)
     chosen = None if chosen is base else chosen
     return chosen, chosen or points[len(points) // 2]
 

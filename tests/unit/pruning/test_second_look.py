@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,11 +23,13 @@ from onevision.errors import ArtifactError, RecipeError
 from onevision.features.queries import QuerySet
 from onevision.generator.token_pruning import PruningSetting
 from onevision.pruning import stage
+from onevision.pruning.calibration import Sweep
 from onevision.pruning.canary import LOOKS, Seen
 from onevision.pruning.config import PruningConfig
 from onevision.pruning.cost import look_flops
 from onevision.pruning.nearby import Nearby
 from onevision.pruning.photos import PhotoEncoder, as_served
+from onevision.pruning.point import Point
 from onevision.pruning.strategies import second_look
 from onevision.recipe import load_recipe
 from onevision.serving.search import Searcher
@@ -150,6 +153,28 @@ def test_a_share_that_loses_too_much_is_not_chosen(models: dict[str, Path], tmp_
         if max(point["worst_department_loss"], points["everything"]["hr50"] - point["hr50"]) <= 0
     ]
     assert setting["second_look_below"] in lossless
+
+
+def test_more_may_be_given_up_for_looks_than_for_anything_else(
+    models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Full looks find 5 points more than reading everything, fewer looks one more."""
+    measure = Sweep.measure
+
+    def measured(self: Sweep, name: str, family: str, *args: Any, **kwargs: Any) -> Point:
+        point = measure(self, name, family, *args, **kwargs)
+        gained = {"none": 0.0, "margin and opening": 0.05, "second look": 0.01}.get(family, -0.2)
+        point.hr10, point.hr50, point.worst_department_loss = 0.5 + gained, 0.6 + gained, 0.0
+        return point
+
+    monkeypatch.setattr(Sweep, "measure", measured)
+    chosen = {}
+    for given_up in (0.03, 0.05):
+        out = tmp_path / str(given_up)
+        calibrate(models, out, EASY.model_copy(update={"max_loss": 0.003, "second_look_loss": given_up}))
+        chosen[given_up] = read_setting(out / "pruning.json")
+    assert all(setting is not None and setting.margin for setting in chosen.values())
+    assert [setting.second_look_below is None for setting in chosen.values()] == [True, False]
 
 
 def test_a_search_is_timed_from_the_pixels_of_its_photo(
