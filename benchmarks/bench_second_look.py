@@ -24,8 +24,8 @@ from onevision.decoding.ranker import GeneratorRanker
 from onevision.encoder.model import Encoder
 from onevision.features.queries import QuerySet
 from onevision.metrics import hit_rate, mean_interval, mrr
-from onevision.pruning.calibration import BEAMS, ONE_LOOK
-from onevision.pruning.photos import PhotoEncoder, Photos
+from onevision.pruning.calibration import BEAMS
+from onevision.pruning.photos import ONE_LOOK, PhotoEncoder, Photos
 
 METRICS: dict[str, Callable[[NDArray[np.int64], list[list[int]]], NDArray[np.float64]]] = {
     "HR@10": lambda items, answer: hit_rate(items, answer, 10),

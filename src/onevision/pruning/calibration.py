@@ -23,13 +23,11 @@ from onevision.metrics.ranking import hit_rate
 from onevision.pruning.canary import CODES_READ, HISTORY_TOKENS, KEPT_TOKENS, LAST_CONTEXT, LOOKS, PATCHES, counts_of
 from onevision.pruning.config import PruningConfig
 from onevision.pruning.cost import look_flops, query_flops
-from onevision.pruning.photos import Photos
+from onevision.pruning.photos import ONE_LOOK, Photos
 from onevision.pruning.point import Point, Timing, TowerCost
 
 BEAMS = 100
 TIMED_BATCH, TIMED_BATCHES = 16, 20
-ONE_LOOK = PruningSetting(second_look_below=-1)
-"""No photo is less alike to an item than that."""
 SAME_COST = 0.01
 """Costs that differ by less than this share of what the generator costs that reads everything are the same."""
 
@@ -220,8 +218,7 @@ def _beats(rival: Point, point: Point, budget: float) -> bool:
 def beats_controls(point: Point, controls: list[Point]) -> bool:
     """Whether no control is as good with the same mean number of image tokens, patches or looks.
 
-    Random ones and the centre do not look at the attention; the top ones do, but are as many for every picture. One
-    look at every photo is even less.
+    Random ones and the centre do not look at the attention; the top ones do, but are as many for every picture.
     """
     return not any(c.hr10 >= point.hr10 and c.hr50 >= point.hr50 for c in controls)
 

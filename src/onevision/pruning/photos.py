@@ -18,6 +18,9 @@ from onevision.features.queries import QuerySet
 from onevision.generator.token_pruning import PruningSetting
 from onevision.pruning.nearby import Nearby
 
+ONE_LOOK = PruningSetting(second_look_below=-1)
+"""No photo is less alike to an item than that."""
+
 
 class PhotoEncoder:
     """An encoder, and the items that say whether its first look at a photo was enough."""

@@ -17,7 +17,7 @@ from onevision.encoder.patch_pruning import PatchRule
 from onevision.errors import OneVisionError
 from onevision.features.queries import QuerySet
 from onevision.generator.token_pruning import PruningSetting
-from onevision.pruning.calibration import BEAMS, ONE_LOOK, Sweep, beats_controls, choose
+from onevision.pruning.calibration import BEAMS, Sweep, beats_controls, choose
 from onevision.pruning.canary import LOOKS, Seen
 from onevision.pruning.config import PruningConfig
 from onevision.pruning.controls import of_size, prompt_controls
@@ -29,7 +29,7 @@ from onevision.pruning.strategies import (
     PROMPT_STRATEGIES,
     TOWER_STRATEGIES,
     Strategy,
-    second_look,
+    fewer_looks,
 )
 from onevision.pruning.summary import Found, summarize
 from onevision.report import StageReport
@@ -122,19 +122,18 @@ def _swept(sweep: Sweep, baseline: Point, config: PruningConfig, seed: int) -> F
 
 
 def _sweep_looks(sweep: Sweep, baseline: Point, found: Found, config: PruningConfig, seed: int) -> None:
-    """On top of what was found, clear photos are looked at once; as many at random and one look at all stand beside."""
+    """On top of what was found, all photos are looked at once, or those that are clear; as many at random stand beside,
+    which the former need not beat: it is the simpler rule."""
     base = found.chosen or baseline
-    points = _measured(sweep, {"second look": second_look(sweep.similarity)}, config, base.setting)
-    chosen, beside = _chosen_on_top(baseline, base, points, config, config.second_look_loss)
+    points = _measured(sweep, {"fewer looks": fewer_looks(sweep.similarity)}, config, base.setting)
+    once, *shares = points
+    chosen, _ = _chosen_on_top(baseline, base, points, config, config.second_look_loss)
+    beside = chosen if chosen in shares else shares[len(shares) // 2]
     share = float(np.mean(sweep.counted[beside.name][LOOKS] > 1))
-    drawn = np.random.default_rng([seed, 12]).random(len(sweep.queries))
-    once = base.setting.model_copy(update={"second_look_below": ONE_LOOK.second_look_below})
-    controls = [
-        sweep.measure(f"random {share:.0%} looked at again", "control", base.setting, again=drawn < share),
-        sweep.measure("one look at all", "control", once),
-    ]
+    again = np.random.default_rng([seed, 12]).random(len(sweep.queries)) < share
+    control = sweep.measure(f"random {share:.0%} looked at again", "control", base.setting, again=again)
     warning = f"a second look at {share:.0%} of the photos, those in doubt, is no better than a control, so all have it"
-    _take(found, chosen, points, controls, warning)
+    _take(found, chosen, points, [control], warning, simpler=chosen is once)
 
 
 def _sweep_patches(sweep: Sweep, baseline: Point, found: Found, config: PruningConfig, seed: int) -> None:
@@ -163,11 +162,19 @@ def _chosen_on_top(
     return chosen, chosen or points[len(points) // 2]
 
 
-def _take(found: Found, chosen: Point | None, points: list[Point], controls: list[Point], warning: str) -> None:
-    """Put down what was measured, and take what was chosen where it beats the controls; else warn."""
+def _take(
+    found: Found,
+    chosen: Point | None,
+    points: list[Point],
+    controls: list[Point],
+    warning: str,
+    *,
+    simpler: bool = False,
+) -> None:
+    """Put down what was measured, and take what was chosen where it beats the controls, or is simpler; else warn."""
     found.points += points
     found.controls += controls
-    if chosen and beats_controls(chosen, controls):
+    if chosen and (simpler or beats_controls(chosen, controls)):
         found.chosen = chosen
     elif chosen:
         found.warnings.append(warning)

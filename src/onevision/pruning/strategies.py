@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from onevision.generator.token_pruning import PruningSetting
 from onevision.pruning.config import PruningConfig
+from onevision.pruning.photos import ONE_LOOK
 
 Strategy = Callable[[PruningConfig, PruningSetting], list[tuple[str, PruningSetting]]]
 """Recipe section and the setting to begin with -> names and settings, none of them twice."""
@@ -65,19 +66,17 @@ def _kept(
     return [(f"{name} {m:g}", base.model_copy(update={share: m} | changes)) for m in sorted(masses)]
 
 
-def second_look(similarity: NDArray[np.float32]) -> Strategy:
-    """Photos whose first look is much like an item near it are not looked at further.
+def fewer_looks(similarity: NDArray[np.float32]) -> Strategy:
+    """Photos are looked at once: all of them, or those whose first look is much like an item near it.
 
     Args:
         similarity: (Q,) of the calibration photos' first looks (`pruning.nearby`); the recipe asks for shares of them.
     """
 
     def strategy(config: PruningConfig, base: PruningSetting) -> list[tuple[str, PruningSetting]]:
-        return [
-            (f"second look at {share:.0%}", base.model_copy(update={"second_look_below": below}))
-            for share in sorted(config.second_looks)
-            for below in [float(np.quantile(similarity, share))]
-        ]
+        below = {"one look at all": ONE_LOOK.second_look_below}
+        below |= {f"second look at {n:.0%}": float(np.quantile(similarity, n)) for n in sorted(config.second_looks)}
+        return [(name, base.model_copy(update={"second_look_below": value})) for name, value in below.items()]
 
     return strategy
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from onevision.pruning.cost import look_flops
 from onevision.pruning.nearby import Nearby
 from onevision.pruning.photos import PhotoEncoder, as_served
 from onevision.pruning.point import Point
-from onevision.pruning.strategies import second_look
+from onevision.pruning.strategies import fewer_looks
 from onevision.recipe import load_recipe
 from onevision.serving.search import Searcher
 
@@ -68,9 +69,9 @@ def test_a_photo_whose_first_code_no_item_has_is_like_none() -> None:
 def test_a_threshold_is_the_similarity_of_a_share_of_the_photos() -> None:
     similarity = np.random.default_rng(0).permutation(np.linspace(0.2, 0.9, 101)).astype(np.float32)
     base = PruningSetting(open_below=200)
-    found = second_look(similarity)(PruningConfig(second_looks=(0.5, 0.1)), base)
-    assert [name for name, _ in found] == ["second look at 10%", "second look at 50%"]
-    for (_, setting), share in zip(found, (0.1, 0.5), strict=True):
+    found = fewer_looks(similarity)(PruningConfig(second_looks=(0.5, 0.1)), base)
+    assert [name for name, _ in found] == ["one look at all", "second look at 10%", "second look at 50%"]
+    for (_, setting), share in zip(found, (0.0, 0.1, 0.5), strict=True):
         assert setting.second_look_below is not None
         assert (similarity < setting.second_look_below).mean() == pytest.approx(share, abs=0.01)
         assert setting.model_copy(update={"second_look_below": None}) == base
@@ -93,11 +94,25 @@ def calibrate(models: dict[str, Path], out: Path, config: PruningConfig) -> list
     return stage.run(**inputs, out=out, config=config, seed=1).warnings
 
 
+def found_by(monkeypatch: pytest.MonkeyPatch, hits: Callable[[str, str], float | None]) -> None:
+    """Let settings find by name and family what `hits` says, at 10 and at 50; None for what they do find."""
+    measure = Sweep.measure
+
+    def measured(self: Sweep, name: str, family: str, *args: Any, **kwargs: Any) -> Point:
+        point, found = measure(self, name, family, *args, **kwargs), hits(name, family)
+        if found is not None:
+            point.hr10, point.hr50, point.worst_department_loss = found, found, 0.0
+        return point
+
+    monkeypatch.setattr(Sweep, "measure", measured)
+
+
 @pytest.mark.parametrize("better", [True, False])
 def test_looks_are_calibrated_beside_controls_of_the_same_share(
     models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, better: bool
 ) -> None:
     monkeypatch.setattr(stage, "beats_controls", lambda point, controls: better)
+    found_by(monkeypatch, lambda name, family: -9 if name == "one look at all" else None)
     warnings = calibrate(models, tmp_path, EASY)
     points = {point["name"]: point for point in read_json(tmp_path / "pareto.json")}
     encoder = Encoder.from_pretrained(models["encoder"])
@@ -159,15 +174,8 @@ def test_more_may_be_given_up_for_looks_than_for_anything_else(
     models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Full looks find 5 points more than reading everything, fewer looks one more."""
-    measure = Sweep.measure
-
-    def measured(self: Sweep, name: str, family: str, *args: Any, **kwargs: Any) -> Point:
-        point = measure(self, name, family, *args, **kwargs)
-        gained = {"none": 0.0, "margin and opening": 0.05, "second look": 0.01}.get(family, -0.2)
-        point.hr10, point.hr50, point.worst_department_loss = 0.5 + gained, 0.6 + gained, 0.0
-        return point
-
-    monkeypatch.setattr(Sweep, "measure", measured)
+    gained = {"none": 0.0, "margin and opening": 0.05, "fewer looks": 0.01}
+    found_by(monkeypatch, lambda name, family: 0.5 + gained.get(family, -0.2))
     chosen = {}
     for given_up in (0.03, 0.05):
         out = tmp_path / str(given_up)
@@ -175,6 +183,19 @@ def test_more_may_be_given_up_for_looks_than_for_anything_else(
         chosen[given_up] = read_setting(out / "pruning.json")
     assert all(setting is not None and setting.margin for setting in chosen.values())
     assert [setting.second_look_below is None for setting in chosen.values()] == [True, False]
+
+
+def test_one_look_at_all_photos_need_not_beat_a_control(
+    models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stage, "beats_controls", lambda point, controls: False)
+    calibrate(models, tmp_path, EASY)
+    points = {point["name"]: point for point in read_json(tmp_path / "pareto.json")}
+    setting = read_setting(tmp_path / "pruning.json")
+    assert setting is not None
+    assert setting.model_dump() == points["one look at all"]["setting"]
+    assert points["one look at all"]["photo_to_items"]
+    assert any(name.startswith("random") and name.endswith("looked at again") for name in points)
 
 
 def test_a_search_is_timed_from_the_pixels_of_its_photo(
