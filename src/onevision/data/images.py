@@ -240,7 +240,7 @@ def decode_image(data: bytes, size: int, *, whole: bool = False, max_pixels: int
     box = (left, top, width - left, height - top)
     picture = _eight_bit(image).resize((columns, rows), Image.Resampling.BICUBIC, box=box).convert("RGB")
     turn = _ORIENTATIONS.get(_orientation(image))
-    return np.asarray(picture if turn is None else picture.transpose(turn))
+    return np.array(picture if turn is None else picture.transpose(turn))  # a copy, which may be written to
 
 
 def check_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> None:

@@ -157,6 +157,7 @@ def test_threads_and_pickled_copies_read_the_same(tmp_path: Path) -> None:
 def test_pictures_of_any_shape_become_squares(kind: str) -> None:
     for width, height in ((300, 40), (40, 300), (1, 1), (33, 33)):
         pixels = decode_image(encode(noise(width, height), kind), 32)
+        assert pixels.flags.writeable  # torch warns of pixels that are not
         assert (pixels.shape, pixels.dtype) == ((32, 32, 3), np.uint8)
 
 
