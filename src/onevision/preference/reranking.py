@@ -6,10 +6,11 @@ goes on with validation days, and reads both in units of their own. Every valida
 went on with others (cross-fitting); the one that is served saw all of them. The loss is the listwise cross-entropy of a
 search's gains,
 
-    L = -sum_j g_j log pi'(j) + w max(0, E_pi[cosine] - E_pi'[cosine]),    g_j = level_j / ideal discounted gain
+    L = -sum_j g_j log pi'(j) + w max(0, m + E_pi[cosine] - E_pi'[cosine]),    g_j = level_j / ideal discounted gain
 
-by which orders count double and every search as much as it does in NDCG; and a guard of likeness, of what the expected
-cosine of the photo and an item drawn from the page lost in the batch.
+by which orders count double and every search as much as it does in NDCG; and a guard of likeness: the expected cosine
+of the photo and an item drawn from the page should rise by m in the batch, because of what is only just held in the
+searches that are learnt from, others lose some.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ FOLDS = 5
 FEWEST_SEARCHES = 50
 """Of fewer validation searches with a click no reranker is made."""
 BATCH_SIZE, LEARNING_RATE, WEIGHT_DECAY = 128, 3e-3, 1e-2
+LIKENESS_MARGIN = 0.003
+"""m."""
 BLOCK = 2048
 """Training searches whose slates are held at once; of the others their pages."""
 
@@ -102,7 +105,7 @@ def fit_reranker(
                 page, targets, cosine = examples.take(rows)
                 log_p, parent = model(page), page.log_p.log_softmax(1)
                 lost = ((parent.exp() - log_p.exp()) * cosine).sum(1).mean()
-                loss = -(targets * log_p).sum(1).mean() + likeness * F.relu(lost)
+                loss = -(targets * log_p).sum(1).mean() + likeness * F.relu(LIKENESS_MARGIN + lost)
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 optimizer.step()

@@ -58,6 +58,18 @@ def test_it_learns_what_is_wanted_and_the_guard_holds_likeness() -> None:
     assert expected[1000.0] > -0.05
 
 
+def test_the_guard_asks_for_a_margin_of_likeness(monkeypatch: pytest.MonkeyPatch) -> None:
+    learnt = planted(0)
+    parent = learnt.page.log_p.exp()
+    gained = []
+    for margin in (0.0, 0.5):
+        monkeypatch.setattr("onevision.preference.reranking.LIKENESS_MARGIN", margin)
+        probability = fit_reranker(learnt, 20, 1000.0, 0)(learnt.page).exp()
+        gained.append(float(((probability - parent) * learnt.cosine).sum(1).mean()))
+    assert gained[0] < 0.3
+    assert gained[1] > 0.45
+
+
 def test_it_goes_on_from_a_start_in_units_of_its_own_and_leaves_the_start_alone() -> None:
     first, second = planted(0), planted(1)
     shifted = second._replace(page=second.page._replace(read=3 * second.page.read + 5))
