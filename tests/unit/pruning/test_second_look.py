@@ -18,7 +18,7 @@ from support.pruning import EASY as EASY_SWEEP
 from onevision.artifacts import read_json, write_json
 from onevision.data.snapshot import Snapshot
 from onevision.decoding.ranker import GeneratorRanker, read_setting
-from onevision.encoder.model import Encoder
+from onevision.encoder.model import Embedded, Encoder
 from onevision.encoder.photos import SeenPhotos, embed_photos
 from onevision.errors import ArtifactError, RecipeError
 from onevision.features.queries import QuerySet
@@ -29,7 +29,7 @@ from onevision.pruning.canary import LOOKS, Seen
 from onevision.pruning.config import PruningConfig
 from onevision.pruning.cost import look_flops
 from onevision.pruning.nearby import Nearby
-from onevision.pruning.photos import PhotoEncoder, as_served
+from onevision.pruning.photos import PhotoEncoder, Photos, as_served
 from onevision.pruning.point import Point
 from onevision.pruning.strategies import fewer_looks
 from onevision.recipe import load_recipe
@@ -269,6 +269,23 @@ def test_queries_and_server_see_photos_alike(
         )
     full = PhotoEncoder.of(encoder, ranker).embed(pixels, PruningSetting())
     np.testing.assert_array_equal(full.embedded.embedding, encoder.embed(pixels).embedding)
+
+
+def test_calibration_sees_photos_as_they_are_served(
+    models: dict[str, Path], ranker: GeneratorRanker, tiny_snapshot: Path
+) -> None:
+    images = Snapshot.open(tiny_snapshot).images
+    queries = QuerySet.load(models["pairs"], models["encoder"], models["features"], split="test")
+    photos = Photos(PhotoEncoder.of(Encoder.from_pretrained(models["encoder"]), ranker), images)
+    sweep = Sweep(ranker, queries, photos, [], np.empty(0, dtype=object))
+    measured, looks, _ = sweep._look(ranker.setting, None, None)
+    served = as_served(queries, ranker, models["encoder"], images)
+    assert 1 < looks.mean() < 2
+    for name in Embedded._fields:
+        a, b, whole = (getattr(seen, name) for seen in (measured, served, queries))
+        np.testing.assert_allclose(a, b, rtol=5e-3, atol=1e-5)
+        changed = np.abs(a.astype(np.float32) - whole).reshape(len(a), -1).max(1) > 1e-4
+        assert (changed == (looks == 1)).all()
 
 
 @pytest.mark.parametrize("alike", [True, False])
