@@ -5,8 +5,7 @@ python benchmarks/bench_alignment.py runs/latest [more runs, such as other seeds
 What the parent's beams find is found once; objectives reorder it. Every objective is trained from the reference that
 the run's `align-preferences` stored, with the defaults of its recipe section but for what its name says; its checkpoint
 is chosen by order-weighted NDCG@10 on validation searches, and differences are paired over test searches. The reranker
-stands on the parent, and starts on what the parent's beams find of more training searches. "kept" tells what the
-stage's gate would have said.
+stands on the parent. "kept" tells what the stage's gate would have said.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ from onevision.preference.config import PreferenceConfig
 from onevision.preference.levels import gains_of
 from onevision.preference.lists import build_lists
 from onevision.preference.reference import Reference
-from onevision.preference.reranking import Examples, fit_on_both, training_examples
+from onevision.preference.reranking import fit_on_both
 from onevision.preference.slates import Slates, make_slates
 from onevision.preference.training import align
 from onevision.semantic_ids.catalogue import Catalogue
@@ -121,9 +120,9 @@ def held_out_searches(run: Path, ranker: GeneratorRanker, parent: ChoiceModel, s
     return Searches(queries, slates, Reference.of(parent, queries.query_id, slates))
 
 
-def load_queries(run: Path, split: str, limit: int | None = None, *, clicked_only: bool = False) -> QuerySet:
+def load_queries(run: Path, split: str, limit: int | None = None) -> QuerySet:
     parts = run / "pairs", run / "encoder", run / "features"
-    return QuerySet.load(*parts, split=split, limit=limit, clicked_only=clicked_only)
+    return QuerySet.load(*parts, split=split, limit=limit, clicked_only=False)
 
 
 Gains = tuple[NDArray[np.float64], NDArray[np.float64], bool]
@@ -140,24 +139,19 @@ def measure(run: Path, seed: int, variants: Sequence[str]) -> dict[str, Gains]:
     held_out, test = (held_out_searches(run, ranker, parent, split) for split in ("validation", "test"))
     before = held_out.values(parent, catalogue), test.values(parent, catalogue)
     out = {}
-    rerankers = {RERANKER: held_out, RERANKER_CEILING: test}
-    if any(name in rerankers for name in variants):
-        settings = PreferenceConfig()
-        many = load_queries(run, "train", settings.rerank_queries, clicked_only=True)
-        examples = training_examples(ranker, parent, many, settings.beam_width)
     for name in variants:
-        if name in rerankers:
-            judged = held_out, test
-            out[name] = measure_reranker(parent, examples, rerankers[name], judged, before, catalogue, seed)
+        if name in (RERANKER, RERANKER_CEILING):
+            learnt = held_out if name == RERANKER else test
+            out[name] = measure_reranker(parent, catalogue, train, learnt, (held_out, test), before, seed)
             print(f"{run.name}: {name}: {np.nanmean(out[name][1], axis=0).round(4)}", flush=True)
             continue
         config = PreferenceConfig(**VARIANTS[name])
-        learnt, chosen_by = (test, test) if name == CEILING else (train, held_out)
+        learnt, judged = (test, test) if name == CEILING else (train, held_out)
         choice = ChoiceModel.from_pretrained(parent_path, catalogue)
         checkpoints: list[tuple[float, dict[str, torch.Tensor]]] = []
 
         def validate(
-            choice: ChoiceModel = choice, checkpoints: list = checkpoints, judged: Searches = chosen_by
+            choice: ChoiceModel = choice, checkpoints: list = checkpoints, judged: Searches = judged
         ) -> Validation:
             order_ndcg, personal, hits, similarity = np.nanmean(judged.values(choice, catalogue), axis=0)
             checkpoints.append((order_ndcg, copy.deepcopy(choice.state_dict())))
@@ -176,16 +170,17 @@ def measure(run: Path, seed: int, variants: Sequence[str]) -> dict[str, Gains]:
 
 def measure_reranker(
     parent: ChoiceModel,
-    train: Examples,
+    catalogue: Catalogue,
+    train: Searches,
     learnt: Searches,
     judged: tuple[Searches, Searches],
     before: tuple[NDArray[np.float64], NDArray[np.float64]],
-    catalogue: Catalogue,
     seed: int,
 ) -> Gains:
     """A reranker on top of the parent; of the searches that it learnt from, validation ones are cross-fitted."""
     config = PreferenceConfig()
-    fitted = fit_on_both(parent, train, (learnt.queries, learnt.slates), catalogue, config, seed)
+    both = (train.queries, train.slates), (learnt.queries, learnt.slates)
+    fitted = fit_on_both(parent, *both, catalogue, config, seed)
     parent.reranker = fitted.reranker
     after = [searches.values(parent, catalogue) for searches in judged]
     parent.reranker = None

@@ -34,10 +34,9 @@ class PreferenceConfig(Section):
         description="own items whose cosine to the photo is so far below the winner's are guarded; 2: none",
     )
     category_guard: bool = Field(True, description="own items of another category than the winner's are guarded")
-    rerank_queries: int = Field(20_000, ge=1, description="newest training searches that the reranker starts on")
     rerank_epochs: int = Field(16, ge=0, description="passes of the reranker over validation searches; 0: none")
-    rerank_train_epochs: int = Field(24, ge=0, description="passes over training searches before these")
-    rerank_likeness: float = Field(30.0, ge=0, description="weight of what the reranker loses in likeness to the photo")
+    rerank_train_epochs: int = Field(12, ge=0, description="passes over training searches before these")
+    rerank_likeness: float = Field(10.0, ge=0, description="weight of what the reranker loses in likeness to the photo")
     lists: int = Field(16, ge=2, description="rankings drawn for every search, whose rewards are compared (GRPO)")
     list_length: int = Field(10, ge=1, description="items of a ranking (GRPO)")
     checks: int = Field(4, ge=1, description="evaluations on validation days; the best checkpoint is kept if it wins")

@@ -1,16 +1,14 @@
 """Fit a reranker to what shoppers chose, and judge it on validation days without having seen them.
 
-Photos of training searches are easier than later ones, the encoder was trained on them, and nothing in them is new;
-those of validation days are as new as what will be served, and few. So a reranker starts on many training searches and
-goes on with validation days, and reads both in units of their own. Every validation search is judged by a reranker that
-went on with others (cross-fitting); the one that is served saw all of them. The loss is the listwise cross-entropy of a
-search's gains,
+Photos of training searches are too easy, the encoder was trained on them; those of validation days are as new as what
+will be served, and few. So a reranker starts on training searches and goes on with validation days, and reads both in
+units of their own. Every validation search is judged by a reranker that went on with others (cross-fitting); the one
+that is served saw all of them. The loss is the listwise cross-entropy of a search's gains,
 
-    L = -sum_j g_j log pi'(j) + w max(0, m + E_pi[cosine] - E_pi'[cosine]),    g_j = level_j / ideal discounted gain
+    L = -sum_j g_j log pi'(j) + w max(0, E_pi[cosine] - E_pi'[cosine]),    g_j = level_j / ideal discounted gain
 
-by which orders count double and every search as much as it does in NDCG; and a guard of likeness: the expected cosine
-of the photo and an item drawn from the page should rise by m in the batch, because of what is only just held in the
-searches that are learnt from, others lose some.
+by which orders count double and every search as much as it does in NDCG; and a guard of likeness, of what the expected
+cosine of the photo and an item drawn from the page lost in the batch.
 """
 
 from __future__ import annotations
@@ -23,23 +21,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from onevision.decoding.ranker import GeneratorRanker
 from onevision.features.queries import QuerySet
 from onevision.generator.choice import ChoiceModel
 from onevision.generator.reranker import Page, Reranker
 from onevision.preference.config import PreferenceConfig
 from onevision.preference.levels import gains_of
-from onevision.preference.slates import Slates, make_slates
+from onevision.preference.slates import Slates
 from onevision.semantic_ids.catalogue import Catalogue
 
 FOLDS = 5
 FEWEST_SEARCHES = 50
 """Of fewer validation searches with a click no reranker is made."""
 BATCH_SIZE, LEARNING_RATE, WEIGHT_DECAY = 128, 3e-3, 1e-2
-LIKENESS_MARGIN = 0.003
-"""m."""
-BLOCK = 2048
-"""Training searches whose slates are held at once; of the others their pages."""
 
 
 class Examples(NamedTuple):
@@ -62,20 +55,6 @@ def examples_of(choice: ChoiceModel, queries: QuerySet, slates: Slates, catalogu
     vectors, photos = torch.from_numpy(catalogue.embedding), torch.from_numpy(queries.embedding)
     cosine = torch.stack([vectors[row] @ photo for row, photo in zip(items.clip(0), photos, strict=True)])
     return Examples(page, listwise_targets(gains), cosine)
-
-
-def training_examples(ranker: GeneratorRanker, choice: ChoiceModel, queries: QuerySet, beam_width: int) -> Examples:
-    """What is learnt from training searches, of those where the ranker's beams found something that was wanted and the
-    choice put it on its page."""
-    found, log_p = ranker.find(queries, beam_width)
-    blocks = []
-    for rows in torch.arange(len(queries)).split(BLOCK):
-        part, place = queries.take(rows.numpy()), rows.numpy()
-        slates = make_slates(choice, part, ranker.catalogue, found[place], log_p[place], counted=True)
-        examples = examples_of(choice, part, slates, ranker.catalogue)
-        blocks.append(examples.take(examples.targets.sum(1).nonzero().squeeze(1)))
-    page = Page(*(torch.cat(values) for values in zip(*(block.page for block in blocks), strict=True)))
-    return Examples(page, torch.cat([b.targets for b in blocks]), torch.cat([b.cosine for b in blocks]))
 
 
 def listwise_targets(gains: Tensor) -> Tensor:
@@ -105,7 +84,7 @@ def fit_reranker(
                 page, targets, cosine = examples.take(rows)
                 log_p, parent = model(page), page.log_p.log_softmax(1)
                 lost = ((parent.exp() - log_p.exp()) * cosine).sum(1).mean()
-                loss = -(targets * log_p).sum(1).mean() + likeness * F.relu(LIKENESS_MARGIN + lost)
+                loss = -(targets * log_p).sum(1).mean() + likeness * F.relu(lost)
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 optimizer.step()
@@ -121,18 +100,16 @@ class Fitted(NamedTuple):
 
 def fit_on_both(
     choice: ChoiceModel,
-    train: Examples,
+    train: tuple[QuerySet, Slates],
     validation: tuple[QuerySet, Slates],
     catalogue: Catalogue,
     config: PreferenceConfig,
     seed: int,
 ) -> Fitted:
     """Fit on training searches first, then on validation searches, on top of a choice without a reranker."""
-    later = examples_of(choice, *validation, catalogue)
-    likeness, start = config.rerank_likeness, None
-    if len(train.targets):
-        start = fit_reranker(train, config.rerank_train_epochs, likeness, seed)
-    settings = config.rerank_epochs, likeness, seed, start
+    easy, later = (examples_of(choice, *searches, catalogue) for searches in (train, validation))
+    start = fit_reranker(easy, config.rerank_train_epochs, config.rerank_likeness, seed)
+    settings = config.rerank_epochs, config.rerank_likeness, seed, start
     with torch.no_grad():
         before = validation[1].scores(choice)
     after = before.clone()

@@ -19,7 +19,7 @@ from onevision.preference.levels import gains_of
 from onevision.preference.lists import build_lists
 from onevision.preference.page import make_report
 from onevision.preference.reference import Reference
-from onevision.preference.reranking import FEWEST_SEARCHES, fit_on_both, training_examples
+from onevision.preference.reranking import FEWEST_SEARCHES, fit_on_both
 from onevision.preference.reward_fitting import fit_reward
 from onevision.preference.slates import Slates, make_slates
 from onevision.preference.training import align
@@ -72,15 +72,13 @@ def run(
         monitor.served = [days.ask(parent), days.ask(choice)]
     kept = bool(monitor.served) and monitor.served[1].wins(monitor.served[0], config)
     choice = choice.requires_grad_(False) if kept else parent
-    ranker.use_choice(choice)
     if kept:  # beams follow the new tastes
+        ranker.use_choice(choice)
         train, slates = searches("train", config.queries)
         held_out = searches("validation", None)
         days = ValidationDays(ranker, *held_out, fitted.model if fitted else None, config)
     if config.rerank_epochs and len(days.queries) >= FEWEST_SEARCHES:
-        earlier = QuerySet.load(pairs, encoder, features, split="train", limit=config.rerank_queries)
-        examples = training_examples(ranker, choice, earlier, config.beam_width)
-        found = fit_on_both(choice, examples, held_out, catalogue, config, seed)
+        found = fit_on_both(choice, (train, slates), held_out, catalogue, config, seed)
         monitor.reranked = [days.check(choice), days.judge(choice, found.scores)]
         if monitor.reranked[1].wins(monitor.reranked[0], config):
             choice.reranker = found.reranker

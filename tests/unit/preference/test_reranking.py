@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,14 +14,7 @@ from onevision.generator.choice import ChoiceModel
 from onevision.generator.choice_items import item_table
 from onevision.generator.reranker import Page
 from onevision.preference.config import PreferenceConfig
-from onevision.preference.reranking import (
-    Examples,
-    examples_of,
-    fit_on_both,
-    fit_reranker,
-    listwise_targets,
-    training_examples,
-)
+from onevision.preference.reranking import Examples, examples_of, fit_on_both, fit_reranker, listwise_targets
 from onevision.preference.slates import Slates, make_slates
 
 CATALOGUE, _ = make_catalogue()
@@ -58,18 +49,6 @@ def test_it_learns_what_is_wanted_and_the_guard_holds_likeness() -> None:
     assert expected[1000.0] > -0.05
 
 
-def test_the_guard_asks_for_a_margin_of_likeness(monkeypatch: pytest.MonkeyPatch) -> None:
-    learnt = planted(0)
-    parent = learnt.page.log_p.exp()
-    gained = []
-    for margin in (0.0, 0.5):
-        monkeypatch.setattr("onevision.preference.reranking.LIKENESS_MARGIN", margin)
-        probability = fit_reranker(learnt, 20, 1000.0, 0)(learnt.page).exp()
-        gained.append(float(((probability - parent) * learnt.cosine).sum(1).mean()))
-    assert gained[0] < 0.3
-    assert gained[1] > 0.45
-
-
 def test_it_goes_on_from_a_start_in_units_of_its_own_and_leaves_the_start_alone() -> None:
     first, second = planted(0), planted(1)
     shifted = second._replace(page=second.page._replace(read=3 * second.page.read + 5))
@@ -99,14 +78,11 @@ def test_the_same_seed_fits_the_same_and_the_callers_draws_are_left_alone() -> N
 
 
 def searches(queries: QuerySet, choice: ChoiceModel) -> tuple[QuerySet, Slates]:
-    return queries, make_slates(choice, queries, CATALOGUE, *find(queries), counted=False)
-
-
-def find(queries: QuerySet, width: int = 20) -> tuple[np.ndarray, np.ndarray]:
-    items = len(CATALOGUE.item_ids)
-    found = np.stack([np.random.default_rng(int(name[1:])).permutation(items)[:width] for name in queries.query_id])
+    rows = range(len(queries))
+    found = np.stack([np.random.default_rng(n).permutation(len(CATALOGUE.item_ids))[:20] for n in rows])
     found[:, -2:] = -1
-    return found, np.where(found >= 0, -1.0, -np.inf).astype(np.float32)
+    log_p = np.where(found >= 0, -1.0, -np.inf).astype(np.float32)
+    return queries, make_slates(choice, queries, CATALOGUE, found, log_p, counted=False)
 
 
 @pytest.fixture(scope="module")
@@ -136,32 +112,8 @@ def test_examples_are_pages_with_gains_and_cosines_of_their_items(choice: Choice
     assert with_gain > 5
 
 
-def test_training_searches_are_read_in_blocks_without_their_own_clicks_where_the_page_has_one(
-    choice: ChoiceModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    queries = make_queries(CATALOGUE, 30)
-    slates = make_slates(choice, queries, CATALOGUE, *find(queries, 10), counted=True)
-    whole = examples_of(choice, queries, slates, CATALOGUE)
-    wanted = (whole.targets > 0).any(1)
-    assert 3 < wanted.sum() < 30
-    monkeypatch.setattr("onevision.preference.reranking.BLOCK", 7)
-    ranker: Any = SimpleNamespace(catalogue=CATALOGUE, find=find)
-    found = training_examples(ranker, choice, queries, 10)
-    for value, expected in zip((*found.page, *found[1:]), (*whole.page, *whole[1:]), strict=True):
-        torch.testing.assert_close(value, expected[wanted])
-
-
-def test_without_training_searches_it_learns_from_validation_days_alone(choice: ChoiceModel) -> None:
-    later = searches(make_queries(CATALOGUE, 30), choice)
-    nothing = examples_of(choice, *later, CATALOGUE).take(torch.arange(0))
-    fitted = fit_on_both(choice, nothing, later, CATALOGUE, CONFIG, 0)
-    assert fitted.reranker.mean.isfinite().all()
-    assert fitted.scores[later[1].items >= 0].isfinite().all()
-
-
 def test_no_search_is_judged_by_a_reranker_that_saw_its_clicks(choice: ChoiceModel) -> None:
-    train = examples_of(choice, *searches(make_queries(CATALOGUE, 20), choice), CATALOGUE)
-    later = searches(make_queries(CATALOGUE, 30), choice)
+    train, later = (searches(make_queries(CATALOGUE, count), choice) for count in (20, 30))
     fitted = fit_on_both(choice, train, later, CATALOGUE, CONFIG, 0)
     queries, slates = later
     row = next(n for n in range(30) if CATALOGUE.numbers()[queries.clicked[n][0]] in slates.items[n])

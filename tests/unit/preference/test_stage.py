@@ -11,7 +11,6 @@ import torch
 from support.models import make_models
 
 from onevision.artifacts import open_artifact, read_json
-from onevision.decoding.ranker import GeneratorRanker
 from onevision.features.queries import QuerySet
 from onevision.generator.choice import ChoiceModel
 from onevision.preference import stage
@@ -20,7 +19,7 @@ from onevision.preference.config import PreferenceConfig
 from onevision.preference.levels import gains_of
 from onevision.preference.lists import PreferenceLists
 from onevision.preference.reference import Reference
-from onevision.preference.reranking import Examples, Fitted, fit_on_both, training_examples
+from onevision.preference.reranking import Fitted, fit_on_both
 from onevision.preference.slates import Slates
 from onevision.preference.training import Monitor
 from onevision.report import StageReport
@@ -98,10 +97,10 @@ def test_a_reranker_is_kept_only_if_it_wins_on_searches_it_did_not_see(
     """The reranker is one; what it is judged by are the cross-fitted scores."""
     catalogue = Catalogue.open(models["semantic_ids"])
     fitted: list[Fitted] = []
-    learnt: list[int] = []
 
-    def fit(choice: ChoiceModel, train: Examples, validation: tuple[QuerySet, Slates], *rest: Any) -> Fitted:
-        learnt.append(len(train.targets))
+    def fit(
+        choice: ChoiceModel, train: tuple[QuerySet, Slates], validation: tuple[QuerySet, Slates], *rest: Any
+    ) -> Fitted:
         queries, slates = validation
         wanted = torch.from_numpy(gains_of(queries, slates.items.numpy(), catalogue))
         scores = slates.scores(choice) + (100 if wins else -100) * wanted
@@ -112,10 +111,9 @@ def test_a_reranker_is_kept_only_if_it_wins_on_searches_it_did_not_see(
     monkeypatch.setattr(stage, "FEWEST_SEARCHES", 2)
     names = ("pairs", "encoder", "semantic_ids", "features")
     inputs = {name: models[name] for name in names} | {"generator": models["generator_sft"]}
-    config = PreferenceConfig(beam_width=8, steps=0, tolerance=1, similarity_tolerance=1, rerank_queries=9)
+    config = PreferenceConfig(beam_width=8, steps=0, tolerance=1, similarity_tolerance=1)
     report = stage.run(**inputs, out=tmp_path, config=config, seed=1)
 
-    assert 0 < learnt[0] <= 9
     assert open_artifact(tmp_path, "generator").extra == {"kept": False, "reranked": wins}
     assert report.metrics["reranked"] == wins
     assert (NO_GAIN in report.warnings) is not wins
@@ -131,34 +129,6 @@ def test_a_reranker_is_kept_only_if_it_wins_on_searches_it_did_not_see(
 
     again = stage.run(**inputs | {"generator": tmp_path}, out=tmp_path / "again", config=config, seed=1)
     assert again.metrics["validation_parent_order_ndcg@10"] == report.metrics["validation_parent_order_ndcg@10"]
-
-
-def test_a_reranker_starts_on_what_the_tastes_that_go_on_find(
-    models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Beams had followed those of a checkpoint that did not win."""
-
-    def align(choice: ChoiceModel, *_: Any) -> tuple[Monitor, dict[str, torch.Tensor]]:
-        best = {name: value + 1.0 if name == "bias" else value for name, value in choice.state_dict().items()}
-        return Monitor(checks=[PARENT, BETTER]), best
-
-    def examples(ranker: GeneratorRanker, choice: ChoiceModel, queries: QuerySet, beam_width: int) -> Examples:
-        assert ranker.choice is not None
-        torch.testing.assert_close(ranker.choice.bias, before.bias)
-        torch.testing.assert_close(choice.bias, before.bias)
-        found.append(training_examples(ranker, choice, queries, beam_width))
-        return found[-1]
-
-    found: list[Examples] = []
-    before = ChoiceModel.from_pretrained(models["generator_sft"], Catalogue.open(models["semantic_ids"]))
-    monkeypatch.setattr(stage, "align", align)
-    monkeypatch.setattr(stage, "training_examples", examples)
-    monkeypatch.setattr(stage, "FEWEST_SEARCHES", 2)
-    monkeypatch.setattr(Validation, "wins", lambda *_: False)
-    names = ("pairs", "encoder", "semantic_ids", "features")
-    inputs = {name: models[name] for name in names} | {"generator": models["generator_sft"]}
-    stage.run(**inputs, out=tmp_path, config=PreferenceConfig(beam_width=8), seed=1)
-    assert len(found[0].targets)
 
 
 def test_few_searches_make_no_reranker(models: dict[str, Path], tmp_path: Path) -> None:
